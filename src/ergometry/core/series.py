@@ -1,0 +1,106 @@
+"""The tables of a run: what each is called, its columns and their units. The one place that names them.
+
+Every table is rows of float64. A training process sends a row as one fixed-size slot of the shared ring
+(:mod:`ergometry.meter.ring`); the recorder stores many as one chunk; a report reads them as columns.
+Times (``*t*_s``) are monotonic seconds since the run's origin. This module is standard library only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+#: A ring slot carries this many float64, so no table sent by the training process has more columns.
+MAX_COLUMNS = 14
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """A kind of row: its code on the ring (0 for tables that only the recorder writes), name and columns."""
+
+    code: int
+    name: str
+    columns: tuple[str, ...]
+
+
+STEPS = Series(
+    1,
+    "steps",
+    (
+        "step",
+        "t0_s",
+        "t1_s",
+        "data_s",
+        "forward_s",
+        "backward_s",
+        "optimizer_s",
+        "other_s",
+        "examples",
+        "tokens",
+        "backwards",
+        "flops",
+        "loader_pass",
+        "flags",
+    ),
+)
+"""One row per training step, by host time. The five phases sum to ``t1_s - t0_s``. NaN where not known.
+``loader_pass`` counts the passes over the training data loader from 1 (0: no loader seen)."""
+
+SKIPPED, NO_BACKWARD, EXCEPTION = 1, 2, 4
+"""Bits of ``flags``: the optimizer skipped the step (GradScaler), no backward was seen, a call in it raised."""
+
+DEVICE_STEPS = Series(
+    2,
+    "device_steps",
+    ("step", "device", "data_s", "forward_s", "backward_s", "optimizer_s", "other_s", "evaluation_s"),
+)
+"""The same phases by an accelerator's own time, from device events, on asynchronous devices."""
+
+LOSSES = Series(3, "losses", ("step", "t_s", "loss"))
+"""The unscaled loss of a step: the sum of the scalars that ``backward`` was called on."""
+
+LEDGER = Series(
+    4,
+    "ledger",
+    (
+        "step",
+        "grad_sq",
+        "grad_sq_stderr",
+        "dtheta_sq",
+        "dtheta_sq_stderr",
+        "work",
+        "work_stderr",
+        "sampled",
+        "parameters",
+        "cost_s",
+        "path",
+        "path_stderr",
+    ),
+)
+"""Of one optimizer step: |g|² (minibatch, unscaled), |Δθ|², −g·Δθ, with the sampling error of blocks of
+parameters (0 when exact: sampled = parameters); ``path`` is |g||Δθ|. Several optimizers of one step add."""
+
+LEARNING_RATES = Series(5, "learning_rates", ("step", "optimizer", "group", "lr"))
+"""Written when a learning rate has changed."""
+
+EVALUATIONS = Series(6, "evaluations", ("t0_s", "t1_s", "forwards", "examples", "after_step"))
+"""Stretches of evaluation between training steps."""
+
+MEMORY = Series(7, "memory", ("t_s", "device", "peak_bytes"))
+"""Peak memory so far: of the process (device -1) or allocated on an accelerator."""
+
+WINDOWS = Series(8, "windows", ("window", "t0_s", "t1_s"))
+"""Windows of ``erg.measure``; their names are in the log's ``windows`` entry."""
+
+OVERHEAD = Series(9, "overhead", ("t_s", "ledger_s", "flops_s", "hooks", "hook_s"))
+"""The instrument's own time so far: seconds in the ledger and in counting, hook calls, seconds in them."""
+
+PROCESS = Series(0, "process", ("t_s", "cpu_s", "rss_bytes", "recorder_cpu_s"))
+"""Sampled by the recorder: the process tree's processor time and resident memory; its own processor time."""
+
+SENT = (STEPS, DEVICE_STEPS, LOSSES, LEDGER, LEARNING_RATES, EVALUATIONS, MEMORY, WINDOWS, OVERHEAD)
+BY_CODE = {series.code: series for series in SENT}
+
+PHASES = ("data", "forward", "backward", "optimizer", "evaluation", "other")
+"""The phases of a run. ``evaluation`` lies between steps, the others within them."""
+
+assert all(len(series.columns) <= MAX_COLUMNS for series in SENT)
