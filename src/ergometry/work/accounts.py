@@ -1,0 +1,35 @@
+"""Accounts: what a run spent and did, as estimates, before any equation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ergometry.core.estimate import Estimate
+
+
+@dataclass(frozen=True)
+class Accounts:
+    """The books of one run.
+
+    Attributes:
+        total: energy of the run, J, over the domains that cover what is metered, nothing counted twice.
+        by_component: J; static, compute, memory, communication, residual. They sum to ``total``, the residual closing.
+        by_phase: J; data, forward, backward, optimizer, evaluation, other. They sum to ``total``.
+        by_domain: J of every domain with a reading; these may overlap and are never added.
+        seconds_by_phase: s, by host time; they sum to the run's duration.
+        power: mean power, W.
+        work: steps, examples, tokens, parameters, flops, bytes, communication_bytes, peak_memory_bytes.
+        rates: step_s, power_w, flop_per_s, mfu, j_per_step, j_per_example, j_per_flop.
+        loss: first, last, best (loss units).
+    """
+
+    total: Estimate
+    by_component: Mapping[str, Estimate]
+    by_phase: Mapping[str, Estimate]
+    by_domain: Mapping[str, Estimate]
+    seconds_by_phase: Mapping[str, Estimate]
+    power: Estimate
+    work: Mapping[str, Estimate]
+    rates: Mapping[str, Estimate]
+    loss: Mapping[str, Estimate]
