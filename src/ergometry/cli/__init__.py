@@ -6,6 +6,7 @@ import sys
 
 import typer
 
+from ergometry.cli import export, ls, rm, run
 from ergometry.core.errors import ErgError
 
 app = typer.Typer(
@@ -16,6 +17,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+app.command(
+    "run",
+    context_settings={"allow_interspersed_args": False},
+)(run.run)
+app.command("ls")(ls.ls)
+app.command("rm")(rm.rm)
+app.command("export")(export.export)
 
 
 def main() -> None:

@@ -106,6 +106,10 @@ class Estimate:
 
     def __truediv__(self, other: Estimate | float) -> Estimate:
         if not isinstance(other, Estimate):
+            if other == 0:
+                return replace(
+                    self, value=None, stderr=None, why=self.why if self.value is None else "division by zero"
+                )
             return self._scaled(1.0 / float(other))
         return self._combine(other, inverse=True)
 
@@ -114,12 +118,12 @@ class Estimate:
         provenance = weakest(self.provenance, other.provenance, Provenance.DERIVED)
         a, b = self.value, other.value
         if a is None or b is None or (inverse and b == 0):
-            why = self.why or other.why or "division by zero"
+            why = self.why if a is None else other.why if b is None else "division by zero"
             return Estimate.unknown(unit, why, provenance)
         value = k * (a / b if inverse else a * b)
         stderr = None
         if self.stderr is not None and other.stderr is not None:
-            partials = (self.stderr / b, a * other.stderr / b**2) if inverse else (self.stderr * b, a * other.stderr)
+            partials = (self.stderr / b, a / b * (other.stderr / b)) if inverse else (self.stderr * b, a * other.stderr)
             stderr = abs(k) * math.hypot(*partials)
         return Estimate(value, stderr, unit, provenance, self.method or other.method, self.why or other.why)
 
@@ -167,12 +171,13 @@ def total(terms: Iterable[Estimate], *, correlated: bool = False, method: str = 
     unit = terms[0].unit
     terms = [term if term.unit == unit else term.to(unit) for term in terms]
     provenance = weakest(*(term.provenance for term in terms))
-    methods = dict.fromkeys(term.method for term in terms if term.method)
+    methods = dict.fromkeys(name for term in terms if term.method for name in term.method.split(" + "))
     method = method or " + ".join(methods)
     missing = next((term for term in terms if term.value is None), None)
     if missing is not None:
         return Estimate(None, None, unit, provenance, method, missing.why)
-    value = math.fsum(term.value for term in terms if term.value is not None)
+    values = [term.value for term in terms if term.value is not None]
+    value = math.fsum(values) if all(map(math.isfinite, values)) else sum(values)
     errors = [term.stderr for term in terms]
     stderr = None
     if all(error is not None for error in errors):
@@ -194,9 +199,10 @@ def round_to_error(value: float, stderr: float) -> str:
     if -5 < decimals <= 6 and abs(value) < 1e6:
         shown = max(decimals, 0)
         return f"{_trim(value, shown, decimals)} ± {_trim(stderr, shown, decimals)}"
-    return f"{value:.4g} ± {stderr:.2g}"
+    digits = 1 + decimals + (math.floor(math.log10(abs(value))) if value else 0)
+    return f"{value:.{min(max(digits, 1), 15)}g} ± {stderr:.2g}"
 
 
 def _trim(x: float, shown: int, decimals: int) -> str:
-    text = f"{round(x, decimals):.{shown}f}"
+    text = f"{round(x, decimals) + 0.0:.{shown}f}"  # + 0.0: no minus before a zero
     return text.rstrip("0").rstrip(".") if "." in text else text

@@ -36,14 +36,12 @@ def unwrap(counter: npt.ArrayLike, wrap: float | None, max_step: npt.ArrayLike |
     rises = np.zeros(len(x))
     if len(good) > 1:
         steps = np.diff(x[good])
-        limit = np.full(len(x), np.inf)
-        if max_step is not None:
-            limit[1:] = np.asarray(max_step, dtype=np.float64)
+        limits = np.broadcast_to(np.asarray(np.inf if max_step is None else max_step, dtype=np.float64), len(x) - 1)
         # A gap of failed reads may hold the sum of the limits it spans.
-        spans = np.add.reduceat(limit, good)[:-1] if np.isfinite(limit).all() else limit[good[1:]]
+        spans = np.add.reduceat(limits[: good[-1]], good[:-1])
         if wrap is not None:
             steps = np.where(steps < 0, steps + wrap, steps)
-        steps[(steps < 0) | (steps > np.maximum(spans, limit[good[1:]]))] = 0.0
+        steps[(steps < 0) | (steps > spans)] = 0.0
         rises[good[1:]] = steps
     return np.cumsum(rises)
 
@@ -95,7 +93,8 @@ class Trace:
                 got=f"{t.shape} times, {y.shape} values",
                 remedy="pass columns of one table",
             )
-        newest = np.concatenate(([-np.inf], np.maximum.accumulate(t)[:-1])) if len(t) else t
+        past = np.maximum.accumulate(np.where(np.isfinite(t), t, -np.inf))
+        newest = np.concatenate(([-np.inf], past[:-1])) if len(t) else t
         good = np.isfinite(y) & np.isfinite(t) & (t > newest)
         gaps = int(len(t) - np.count_nonzero(good))
         t, y = t[good], y[good]

@@ -76,11 +76,23 @@ def factor(unit: str, to: str) -> float:
     import pint
 
     try:
-        return float(registry().Quantity(1.0, unit or "").to(to or "").magnitude)
+        return float(_one(unit).to(_one(to).units).magnitude)
     except pint.DimensionalityError:
         raise UnitMismatch(
             expected=f"a quantity in {to or '1'}", got=f"one in {unit or '1'}", remedy="there is no factor between them"
         ) from None
+
+
+def _one(unit: str) -> Any:
+    """Return the pint quantity 1 in a unit.
+
+    Raises:
+        UnitMismatch: there is no such unit.
+    """
+    import pint
+
+    try:
+        return registry().Quantity(1.0, unit)
     except pint.UndefinedUnitError as error:
         names = error.unit_names
         unknown = names if isinstance(names, str) else ", ".join(names)
@@ -94,12 +106,15 @@ def factor(unit: str, to: str) -> float:
 def product(a: str, b: str, *, inverse: bool = False) -> tuple[float, str]:
     """Return (factor, unit) of ``a·b``, or of ``a/b`` when ``inverse``; watt-seconds come back as joules.
 
+    Raises:
+        UnitMismatch: one of the two is no unit.
+
     >>> product("W", "s")
     (1.0, 'J')
     >>> product("J", "example", inverse=True)
     (1.0, 'J/example')
     """
-    left, right = registry().Quantity(1.0, a or ""), registry().Quantity(1.0, b or "")
+    left, right = _one(a), _one(b)
     result = (left / right if inverse else left * right).to_base_units()
     for name in ("W", "J", "s"):
         if result.is_compatible_with(name) and not result.dimensionless:

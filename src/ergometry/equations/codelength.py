@@ -1,0 +1,110 @@
+"""Information by prequential codelength (E7 ii): what a run's own losses say that its parameters learned."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ergometry.core.estimate import Estimate, Provenance
+from ergometry.core.run import Run
+from ergometry.core.series import LOSSES, STEPS
+from ergometry.equations.section import Array
+
+METHOD = "prequential codelength gain over the uniform code (E7 ii)"
+
+#: How many of the first losses must look like a cross-entropy, and by what factor they may exceed ln C.
+GUARD_STEPS, GUARD_FACTOR = 10, 1.5
+
+
+def prequential_gain(losses: Array, counts: Array, classes: int) -> float:
+    """Prequential codelength gain, I, in nat: what predicting each label before learning from it saved.
+
+    I = Σ_t n_t·(ln C − ℓ_t(θ_{t−1})), against the uniform code over C classes.
+
+    The code is one that a receiver can decode, so the gain is a definition and not a sample: given the losses,
+    it has no standard error. It is not the Bayes predictive: a learner that is slow, or that runs with dropout, codes
+    worse and shows less gain than its final parameters hold.
+
+    Args:
+        losses: (S,) float64, mean cross-entropy in nat per label, each computed before the step's update.
+        counts: (S,) float64, labels of each step.
+        classes: C, at least 1.
+
+    Source: Blier & Ollivier 2018.
+
+    >>> print(f"{prequential_gain(np.full(10, 0.5), np.full(10, 32.0), 10):.3f}")
+    576.827
+    """
+    return float(np.sum(np.asarray(counts) * (math.log(classes) - np.asarray(losses))))
+
+
+def read_information(run: Run) -> Estimate:
+    """Information gained by the parameters, I, in nat, from the losses that a run recorded.
+
+    Only steps of the first pass over the data count: later a label has been seen and its code is no longer
+    prequential. A step without a finite loss or a count is sent by the uniform code: it gains nothing and is left out.
+
+    ``stderr`` is 0: the realised codelength is a definition (:func:`prequential_gain`). What may be wrong is what was
+    inferred, which no standard error holds, so ``why`` names it: the classes, the labels per step (padding
+    counts as labels), the loss being a mean cross-entropy, and that no label came twice.
+    """
+    classes = _classes(run.meta)
+    if classes is None:
+        return _unknown("needs the number of classes (the last dimension of the model's output), which was not seen")
+    losses, counts, facts = _coded_steps(run)
+    if not len(losses):
+        return _unknown(facts)
+    first = float(np.mean(losses[:GUARD_STEPS]))
+    if not 0.0 <= first <= GUARD_FACTOR * math.log(classes) or np.min(losses) < 0.0:
+        return _unknown(f"the loss does not look like a cross-entropy over {classes} classes")
+    why = f"inferred: a loss that is the mean cross-entropy in nat over {classes} classes (the output's width); {facts}"
+    return Estimate(prequential_gain(losses, counts, classes), 0.0, "nat", Provenance.DERIVED, METHOD, why)
+
+
+def _unknown(why: str) -> Estimate:
+    return Estimate.unknown("nat", why)
+
+
+def _classes(meta: Mapping[str, Any]) -> int | None:
+    classes = meta.get("classes")
+    if isinstance(classes, int | float) and math.isfinite(classes) and classes >= 2:
+        return int(classes)
+    return None
+
+
+def _coded_steps(run: Run) -> tuple[Array, Array, str]:
+    """Return the losses and label counts of the steps that can be coded, and what was taken as given for it."""
+    steps, losses = run.table(STEPS), run.table(LOSSES)
+    empty = np.empty(0)
+    if not len(losses):
+        return empty, empty, "needs the loss of each step, which was not seen"
+    if not len(steps):
+        return empty, empty, "needs training steps, of which none was seen"
+    order = np.argsort(steps["step"], kind="stable")
+    at = np.minimum(np.searchsorted(steps["step"][order], losses["step"]), len(order) - 1)
+    row = order[at]
+    passes = np.nan_to_num(steps["loader_pass"][row])
+    first_pass = (steps["step"][row] == losses["step"]) & (passes <= 1)
+    tokens, examples, loss = steps["tokens"][row], steps["examples"][row], losses["loss"]
+    per_token = bool(np.any(first_pass)) and bool(np.all(np.isfinite(tokens[first_pass])))
+    counts = tokens if per_token else examples
+    coded = first_pass & np.isfinite(loss) & np.isfinite(counts)
+    if not np.any(coded):
+        return empty, empty, "needs steps of the first pass over the data with a finite loss and a known size"
+    facts = [f"one label per {'token' if per_token else 'example'}, as counted"]
+    facts.append(
+        "the first pass over the data"
+        if np.all(passes[coded] == 1)
+        else "no data loader was seen, so the data are taken as never repeated"
+    )
+    if missing := int(np.count_nonzero(first_pass & ~coded)):
+        facts.append(
+            f"{missing} of its {np.count_nonzero(first_pass)} steps have no finite loss or size and add nothing"
+        )
+    if np.any(steps["backwards"][row][coded] > 1):
+        facts.append("a step's loss is the sum over its backward calls, read as already divided by their number")
+    facts.append("losses as the training saw them, dropout included, each before its update")
+    return loss[coded], counts[coded], "; ".join(facts)

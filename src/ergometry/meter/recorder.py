@@ -1,0 +1,237 @@
+"""The recorder: a process of its own beside the training, that samples the sensors and keeps everything.
+
+It starts in a few tens of milliseconds (standard library only), in its own session, is no child of the training
+process (so ``os.wait()`` there never meets it), learns of that process's end from a pidfd, and then finishes the
+run by itself, whatever the end was.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from ergometry.core.errors import ErgError, StoreError
+from ergometry.core.ports import Sensor
+from ergometry.core.series import PROCESS
+from ergometry.meter import shared
+from ergometry.meter.progress import Progress
+from ergometry.meter.ring import RingReader
+from ergometry.meter.shared import SharedMemory
+from ergometry.meter.tally import Tally
+from ergometry.sensors import open_sensors
+from ergometry.sensors.proc import ProcessTree, machine_facts
+from ergometry.store.writer import Writer
+
+COMMIT_S = 0.5
+"""Rows wait at most this long: a kill of everything loses less than a second."""
+
+_EDGE_S = 0.01
+"""Samples asked for at the edges of windows are taken at most this often."""
+
+
+class Recorder:
+    """One run's recorder: ``loop`` until the training process ends or says that the run has."""
+
+    def __init__(self, config: dict[str, Any], memory: SharedMemory) -> None:
+        self.memory = memory
+        self.origin_s = float(config["origin_s"])
+        self.period_s = 1.0 / float(config["sampling_hz"])
+        self.writer = Writer(Path(config["file"]))
+        self.reader = RingReader(memory)
+        self.tree = ProcessTree(int(config["pid"]))
+        self.progress = Progress(2, config.get("token", "token")) if config.get("live") else None
+        self.sensors: list[Sensor] = []
+        self.tally = Tally([])
+        self.end: dict[str, Any] | None = None
+        self.gone = threading.Event()
+        self._sampled_s = -1e9
+        self._committed_s = 0.0
+        self._sample_request = self._flush_request = 0
+        self._store_error = ""
+
+    def now(self) -> float:
+        """Return seconds since the run's origin."""
+        return time.perf_counter() - self.origin_s
+
+    def open(self) -> None:
+        """Open the sensors, take the first sample and say that the recorder is ready."""
+        self.writer.put_meta("machine", machine_facts())
+        self.writer.put_meta("recorder_pid", os.getpid())
+        self.writer.commit()
+        self.sensors, availability = open_sensors()
+        found = [{"source": a.source, "present": a.present, "why": a.why, "remedy": a.remedy} for a in availability]
+        self.writer.put_meta("sources", found)
+        for sensor in self.sensors:
+            self.writer.declare_samples(sensor.source, sensor.signals)
+        for source in availability:
+            if not source.present and "permission" in source.why.lower():
+                self.writer.notice("sensor.unreadable", f"{source.why}; {source.remedy}", self.now())
+        if not self.sensors:
+            whys = "; ".join(f"{a.source}: {a.why}" for a in availability if not a.present)
+            self.writer.notice("sensor.absent", whys, self.now())
+        self.tally = Tally([sensor.signals for sensor in self.sensors])
+        self.sample()
+        self.commit()
+        self.memory.set_word(shared.STATE, shared.READY)
+
+    def sample(self) -> None:
+        """Read every sensor once."""
+        readings = []
+        for sensor in self.sensors:
+            t_s = self.now()
+            values = sensor.read(time.perf_counter())
+            self.writer.add_sample(sensor.source, t_s, values)
+            readings.append(values)
+        self._sampled_s = t_s = self.now()
+        self.tally.update(t_s, readings)
+        self.writer.add_row(PROCESS.name, PROCESS.columns, (t_s, *self.tree.read(), time.process_time()))
+        self.memory.live = (t_s, self.tally.energy_j, self.tally.power_w)
+
+    def drain(self, *, last: bool = False) -> None:
+        """Take what the training process has written."""
+        for item in self.reader.drain(last=last):
+            if isinstance(item, dict):
+                self._message(item)
+                continue
+            series, values = item
+            self.writer.add_row(series.name, series.columns, values)
+            if self.progress is not None:
+                self.progress.row(series, values)
+
+    def _message(self, message: dict[str, Any]) -> None:
+        for key, value in message.get("meta", {}).items():
+            self.writer.put_meta(key, value)
+        if "notice" in message:
+            code, detail = message["notice"]
+            self.writer.notice(str(code), str(detail), self.now())
+        if "end" in message:
+            self.end = message["end"]
+
+    def commit(self) -> None:
+        """Write what waits; a store that cannot be written is said once, and tried again at the next commit."""
+        self._committed_s = self.now()
+        self.writer.put_meta("dropped", self.reader.dropped)
+        try:
+            self.writer.commit()
+            self.memory.error = ""
+        except StoreError as error:
+            self.memory.error = str(error)
+            if not self._store_error:
+                sys.stderr.write(f"erg: the run cannot be stored at the moment, training goes on: {error}\n")
+                self.writer.notice("store.unwritable", error.got, self.now())
+            self._store_error = str(error)
+
+    def loop(self) -> None:
+        """Sample, drain and commit until the run has ended."""
+        next_sample_s = self._sampled_s + self.period_s
+        while self.end is None and not self.gone.is_set():
+            seen = self.memory.word(shared.WAKE)
+            if not self._asked():
+                self.memory.wait(seen, min(next_sample_s, self._committed_s + COMMIT_S) - self.now())
+            now = self.now()
+            sample_request = self.memory.word(shared.SAMPLE_REQUEST)
+            asked = sample_request != self._sample_request and now - self._sampled_s >= _EDGE_S
+            self._sample_request = sample_request
+            if now >= next_sample_s or asked:
+                self.sample()
+                if now >= next_sample_s:
+                    # Whole periods only: after a suspension there is no burst to catch up.
+                    next_sample_s += self.period_s * (1 + int((now - next_sample_s) / self.period_s))
+            flush_request = self.memory.word(shared.FLUSH_REQUEST)
+            if flush_request != self._flush_request or self.now() - self._committed_s >= COMMIT_S:
+                self.drain()
+                self.commit()
+                self._flush_request = flush_request
+                self.memory.set_word(shared.FLUSH_DONE, flush_request)
+            if self.progress is not None:
+                self.progress.show(now, (self.tally.energy_j, self.tally.power_w))
+
+    def _asked(self) -> bool:
+        return (
+            self.memory.word(shared.FLUSH_REQUEST) != self._flush_request
+            or self.memory.word(shared.SAMPLE_REQUEST) != self._sample_request
+        )
+
+    def finish(self) -> None:
+        """Take the last sample and the last rows, and close the file as one that opens anywhere."""
+        self.sample()
+        self.drain(last=True)
+        end = self.end or {"status": "interrupted", "exit_status": None}
+        if self.end is None:
+            self.writer.notice("run.interrupted", f"after {self.now():.1f} s", self.now())
+        if self.reader.dropped:
+            self.writer.notice("records.dropped", str(self.reader.dropped), self.now())
+        self.writer.put_meta("dropped", self.reader.dropped)
+        duration_s = float(end.get("t_s", self.now()))
+        try:
+            self.writer.finish(str(end["status"]), end["exit_status"], duration_s)
+        except StoreError as error:
+            self.memory.error = str(error)
+        for sensor in self.sensors:
+            sensor.close()
+        if self.progress is not None:
+            self.progress.close()
+        self.memory.set_word(shared.STATE, shared.FINISHED)
+
+    def watch(self, pidfd: int, pid: int) -> None:
+        """Set ``gone`` when the training process has ended, and wake the loop."""
+        if pidfd >= 0:
+            poll = select.poll()
+            poll.register(pidfd, select.POLLIN)
+            while not poll.poll():
+                pass
+        else:
+            while _alive(pid):
+                time.sleep(0.2)
+        self.gone.set()
+        self.memory.wake()
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def main(config_json: str) -> None:
+    """Be the recorder: entered in a new session, leaves its parent at once."""
+    if os.fork():
+        os._exit(0)
+    config = json.loads(config_json)
+    sys.path.extend(config["path"])
+    os.chdir("/")
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # it ends when the training does, never before
+    memory = SharedMemory.attach(int(config["memory"]))
+    memory.set_word(shared.RECORDER_PID, os.getpid())
+    try:
+        recorder = Recorder(config, memory)
+        recorder.open()
+    except (ErgError, OSError) as error:
+        memory.error = str(error)
+        memory.set_word(shared.STATE, shared.FAILED)
+        return
+    watcher = threading.Thread(target=recorder.watch, args=(int(config["pidfd"]), int(config["pid"])), daemon=True)
+    watcher.start()
+    recorder.loop()
+    recorder.finish()
+    if config.get("ephemeral"):
+        _wait_and_remove(Path(config["file"]), recorder)
+
+
+def _wait_and_remove(file: Path, recorder: Recorder) -> None:
+    # A window's energy may be asked for until the process ends; then nothing is left behind.
+    recorder.gone.wait()
+    file.unlink(missing_ok=True)
+    file.parent.rmdir()

@@ -1,0 +1,134 @@
+"""Findings: what the numbers of a run mean for whoever pays for it, the costliest first. Pure rules, real evidence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ergometry.core import series
+from ergometry.core.domain import Domain, cover
+from ergometry.core.estimate import Estimate, Provenance, total
+from ergometry.core.run import Run
+from ergometry.core.trace import Trace
+from ergometry.report.words import duration, percent, quantity
+from ergometry.work.accounts import Accounts
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing worth knowing: what, how it is known, what to do, and what that would save at most.
+
+    ``stake_j`` is the energy it concerns, in joules: what findings are ordered by.
+    """
+
+    code: str
+    text: str
+    evidence: str
+    remedy: str
+    expected_saving: Estimate | None
+    stake_j: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the entry of the summary's ``findings``."""
+        return {
+            "code": self.code,
+            "text": self.text,
+            "evidence": self.evidence,
+            "remedy": self.remedy,
+            "expected_saving": self.expected_saving,
+        }
+
+
+Rule = Callable[[Run, Accounts, dict[Domain, Trace]], Finding | None]
+
+
+def findings(run: Run, books: Accounts, traces: dict[Domain, Trace]) -> list[Finding]:
+    """Return what the run has to say, the costliest first."""
+    found = (rule(run, books, traces) for rule in (data_waiting, evaluation_share, loss_plateau))
+    return sorted((f for f in found if f is not None), key=lambda f: -f.stake_j)
+
+
+def data_waiting(run: Run, books: Accounts, _traces: dict[Domain, Trace]) -> Finding | None:
+    """Find that training waits for its data more than a tenth of the time spent in steps."""
+    steps = run.table(series.STEPS)
+    training_s = float((steps["t1_s"] - steps["t0_s"]).sum())
+    waiting_s = float(np.nansum(steps["data_s"]))
+    if training_s <= 0 or waiting_s <= 0.1001 * training_s:
+        return None
+    spent = books.by_phase["data"]
+    saving = None
+    static = books.by_component["static"]
+    if static.value is not None and run.duration_s > 0:
+        # Loading still costs its own joules when it overlaps training; what surely goes is idling meanwhile.
+        part = static * (waiting_s / run.duration_s)
+        saving = Estimate(part.value, part.stderr, "J", Provenance.MODELLED, "at most: idle power × seconds of waiting")
+    return Finding(
+        "data.waiting",
+        f"training waited for data {percent(waiting_s / training_s)} of the time",
+        f"{duration(waiting_s)} of {duration(training_s)} in training steps, {quantity(spent)}",
+        "load ahead of the step: DataLoader(num_workers > 0, prefetch_factor, pin_memory), or keep the data in memory",
+        saving,
+        spent.value or 0.0,
+    )
+
+
+def evaluation_share(run: Run, books: Accounts, _traces: dict[Domain, Trace]) -> Finding | None:
+    """Find that evaluation takes more than three tenths of the energy."""
+    spent, whole = books.by_phase["evaluation"], books.total
+    if not spent.value or not whole.value or spent.value <= 0.3 * whole.value:
+        return None
+    count = len(run.table(series.EVALUATIONS))
+    half = spent * 0.5
+    saving = Estimate(half.value, half.stderr, "J", spent.provenance, "half of the evaluations left out")
+    return Finding(
+        "evaluation.share",
+        f"evaluation took {percent(spent.value / whole.value)} of the energy",
+        f"{quantity(spent)} of {quantity(whole)}, in {count} evaluations",
+        "evaluate half as often, or on a fixed part of the evaluation set",
+        saving if count > 1 else None,
+        spent.value,
+    )
+
+
+def loss_plateau(run: Run, books: Accounts, traces: dict[Domain, Trace]) -> Finding | None:
+    """Find that the last part of the energy hardly lowered the loss any more.
+
+    The losses are cut into twenty stretches of equal length. The plateau begins at the first one whose mean is
+    within 2 % of the whole fall of the last one's. Nothing is said unless the means are known well enough to tell
+    2 % (two standard errors), nor unless three tenths of the energy came after.
+    """
+    table = run.table(series.LOSSES)
+    good = np.isfinite(table["loss"]) & np.isfinite(table["t_s"])
+    at_s, losses = table["t_s"][good], table["loss"][good]
+    if len(losses) < 200 or not books.total.value or not traces:
+        return None
+    parts = np.array_split(np.arange(len(losses)), 20)
+    means = np.array([losses[part].mean() for part in parts])
+    errors = np.array([losses[part].std(ddof=1) / np.sqrt(len(part)) for part in parts])
+    fall = float(means[0] - means[-1])
+    near = np.flatnonzero(means - means[-1] <= 0.02 * fall)
+    first = int(near[0]) if len(near) else len(parts) - 1
+    # A trend within a stretch widens its error, which errs on the side of silence.
+    if fall <= 0 or first >= len(parts) - 1 or 2 * np.hypot(errors[first], errors[-1]) > 0.02 * fall:
+        return None
+    since_s = float(at_s[parts[first][-1]])
+    after = total(trace.energy(since_s, run.duration_s) for trace in cover(traces).values())
+    if not after.value or after.value < 0.3 * books.total.value:
+        return None
+    share, bought = percent(after.value / books.total.value), percent(max(float(means[first] - means[-1]) / fall, 0.0))
+    saving = Estimate(after.value, after.stderr, "J", after.provenance, "at most: everything after the plateau began")
+    began = duration(since_s)
+    return Finding(
+        "loss.plateau",
+        f"the last {share} of the energy bought {bought} of the loss's fall",
+        f"mean training loss {means[0]:#.4g} at first, {means[first]:#.4g} at {began}, {means[-1]:#.4g} last",
+        "stop sooner, or change the learning rate there, unless that last part is what the run is for",
+        saving,
+        after.value,
+    )

@@ -1,0 +1,135 @@
+"""Summary: the JSON contract ``ergometry.run/1``, in which every number is a quantity with its error and provenance."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from ergometry.core import series
+from ergometry.core.domain import Domain
+from ergometry.core.estimate import Estimate, Provenance
+from ergometry.core.notices import Notice
+from ergometry.core.run import Run
+from ergometry.core.trace import Trace
+from ergometry.report.findings import findings
+from ergometry.report.masking import mask_secrets
+from ergometry.work.accounts import Accounts
+from ergometry.work.attribution import accounts
+
+SCHEMA = "ergometry.run/1"
+
+_TWO_BATCH_SIZES = "needs gradients at two batch sizes: gradient accumulation, or more than one rank"
+
+
+def summary(run: Run, books: Accounts | None = None, traces: dict[Domain, Trace] | None = None) -> dict[str, Any]:
+    """Return the JSON summary of a run, in progress or ended: plain dicts, lists, strings and finite numbers.
+
+    Args:
+        run: a stored run.
+        books: ``accounts(run)``, where they are at hand.
+        traces: ``run.traces()``, where they are at hand (they walk over every sample).
+    """
+    traces = run.traces() if traces is None else traces
+    books = accounts(run, traces) if books is None else books
+    tree = {
+        "schema": SCHEMA,
+        "run": _identity(run),
+        "energy": {
+            "total": books.total,
+            "by_component": books.by_component,
+            "by_phase": books.by_phase,
+            "by_domain": books.by_domain,
+        },
+        "work": books.work,
+        "rates": books.rates,
+        "loss": {**{name: loss.value for name, loss in books.loss.items()}, "unit": "loss"},
+        "noise": _noise(),
+        "equations": _equations(run, books),
+        "findings": [finding.to_json() for finding in findings(run, books, traces)],
+        "overhead": _overhead(run),
+    }
+    lost: list[str] = []
+    plain: dict[str, Any] = to_plain(tree, lost)
+    plain["warnings"] = _warnings(run, lost)
+    return plain
+
+
+def to_plain(node: Any, lost: list[str], path: str = "") -> Any:
+    """Return a tree with its estimates as ``Q`` objects and NaN and infinity as null, noting in ``lost`` where."""
+    if isinstance(node, Estimate):
+        if node.value is not None and not node.known:
+            lost.append(path)
+        return node.to_json()
+    if isinstance(node, Mapping):
+        within = {str(key): to_plain(item, lost, f"{path}.{key}".lstrip(".")) for key, item in node.items()}
+        # A Q that came ready-made says why, too.
+        if within.get("value", 0) is None and not within.get("why", "-") and path in lost:
+            within["why"] = f"the value is {node['value']}"
+        return within
+    if isinstance(node, (list, tuple)):
+        return [to_plain(item, lost, path) for item in node]
+    if isinstance(node, float) and not math.isfinite(node):
+        lost.append(path.removesuffix(".value"))
+        return None
+    return node
+
+
+def _identity(run: Run) -> dict[str, Any]:
+    meta = run.meta
+    return {
+        "id": run.id,
+        "name": meta.get("name"),
+        "tags": list(meta.get("tags") or ()),
+        "command": shlex.join(mask_secrets(meta.get("command") or ())).replace("'***'", "***"),
+        "started": meta.get("started"),
+        "duration_s": run.duration_s,
+        "status": run.status,
+        "host": meta.get("host"),
+        "ranks": 1,
+        "python": meta.get("python"),
+        "torch": meta.get("torch"),
+        "devices": list(meta.get("devices") or ()),
+    }
+
+
+def _noise() -> dict[str, Estimate]:
+    return {
+        "b_noise": Estimate.unknown("example", _TWO_BATCH_SIZES),
+        "grad_sq": Estimate.unknown("loss^2", _TWO_BATCH_SIZES),
+        "trace_cov": Estimate.unknown("loss^2*example", _TWO_BATCH_SIZES),
+    }
+
+
+def _equations(run: Run, books: Accounts) -> Mapping[str, Any]:
+    from ergometry.equations import entries
+
+    return entries(run, books)
+
+
+def _overhead(run: Run) -> dict[str, Any]:
+    """Return the instrument's own time in the training process, and how much it recorded."""
+    table = run.table(series.OVERHEAD)
+    method = "time in hooks, ledger and FLOP counts over duration; leaves out what they cost the caches and the device"
+    if len(table) and run.duration_s > 0:
+        wall_s = float(sum(table[column][-1] for column in ("ledger_s", "flops_s", "hook_s")))
+        fraction = Estimate(wall_s / run.duration_s, None, "", Provenance.MEASURED, method)
+    else:
+        wall_s, fraction = math.nan, Estimate.unknown("", "the instrument wrote no account of its own time")
+    return {
+        "fraction": fraction,
+        "wall_s": None if math.isnan(wall_s) else wall_s,
+        "samples": sum(len(samples.table) for samples in run.samples),
+        "dropped": run.dropped,
+    }
+
+
+def _warnings(run: Run, lost: list[str]) -> list[dict[str, str]]:
+    """Return the run's notices, each once, and those that writing this summary gave rise to."""
+    notices = list(run.notices)
+    if run.dropped and not any(notice.code == "records.dropped" for notice in notices):
+        notices.append(Notice("records.dropped", str(run.dropped)))
+    if lost:
+        notices.append(Notice("value.not_finite", ", ".join(dict.fromkeys(lost))))
+    return list({(notice.code, notice.detail): notice.to_json() for notice in notices}.values())

@@ -1,0 +1,133 @@
+"""Words: quantities, durations and counts as a reader sees them. Only here do SI values become kJ, minutes and %."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from ergometry.core.estimate import Estimate, round_to_error
+from ergometry.core.units import human
+
+#: Powers of ten of the prefixes that :func:`ergometry.core.units.human` writes.
+_PREFIXES = {"f": -15, "p": -12, "n": -9, "µ": -6, "m": -3, "": 0, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
+
+#: Units that are counted, so that a reader expects ``6 400 examples``.
+_COUNTED = ("step", "example", "token", "parameter")
+
+#: An error this small beside its value is the rounding of floats, not something known.
+_NO_ERROR = 1e-9
+
+UNKNOWN = "–"
+"""What stands where a value is not known."""
+
+NO_BREAK = "\N{NO-BREAK SPACE}"
+
+
+class Shown(NamedTuple):
+    """A quantity in three parts: ``20.48``, ``0.13`` (empty when no error is known, or none) and ``kJ``."""
+
+    value: str
+    error: str
+    unit: str
+
+    def __str__(self) -> str:
+        return f"{self.value} ± {self.error} {self.unit}".strip() if self.error else f"{self.value} {self.unit}".strip()
+
+
+def show(estimate: Estimate) -> Shown:
+    """Return a quantity with an SI prefix and the digits that its error allows."""
+    value, stderr, unit = estimate.value, estimate.stderr, estimate.unit
+    if value is None or not math.isfinite(value):
+        return Shown(UNKNOWN, "", "")
+    has_error = stderr is not None and math.isfinite(stderr) and stderr > _NO_ERROR * abs(value)
+    if unit in _COUNTED:
+        plural = unit if value == 1 else unit + "s"
+        return Shown(f"{value:.4g}", f"{stderr:.2g}", plural) if has_error else Shown(grouped(value), "", plural)
+    unit = "B" if unit == "byte" else unit
+    # The prefix is chosen for the larger of the two, so that neither of "0 ± 3 kJ" is written out in joules.
+    anchor = max(abs(value), stderr or 0.0) if has_error else value
+    prefix = _prefix(anchor, unit)
+    scale = 10.0 ** -_PREFIXES[prefix]
+    if has_error:
+        number, _, error = round_to_error(value * scale, (stderr or 0.0) * scale).partition(" ± ")
+        return Shown(number, error, prefix + unit)
+    return Shown(f"{value * scale:.4g}", "", prefix + unit)
+
+
+def quantity(estimate: Estimate) -> str:
+    """Return value ± error and unit as one string.
+
+    >>> quantity(Estimate(20480.0, 130.0, "J"))
+    '20.48 ± 0.13 kJ'
+    >>> quantity(Estimate(6400.0, 0.0, "example")).replace(NO_BREAK, "_")
+    '6_400 examples'
+    >>> quantity(Estimate.unknown("J", "no sensor"))
+    '–'
+    """
+    return str(show(estimate))
+
+
+def _prefix(value: float, unit: str) -> str:
+    """Return the SI prefix a value is shown with: none beyond femto and exa, where exponents read better."""
+    if not unit or not 1e-15 <= abs(value) < 1e21:
+        return ""
+    prefix = human(value, unit).split(" ", 1)[1].removesuffix(unit)
+    return prefix if prefix in _PREFIXES else ""
+
+
+def grouped(value: float) -> str:
+    """Return a count with its thousands set apart; from a hundred million on, in words.
+
+    >>> grouped(409600.0).replace(NO_BREAK, "_"), grouped(1.5e9)
+    ('409_600', '1.5 billion')
+    """
+    for power, word in ((12, "trillion"), (9, "billion"), (6, "million")):
+        if abs(value) >= 10.0 ** max(power, 8):
+            return f"{value / 10.0**power:.4g} {word}"
+    return f"{value:,.0f}".replace(",", NO_BREAK) if value == round(value) else f"{value:.4g}"
+
+
+def duration(seconds: float) -> str:
+    """Return a stretch of time as a reader says it.
+
+    >>> [duration(s) for s in (0.0123, 22.25, 125.0, 5025.0, 200000.0)]
+    ['12.3 ms', '22.2 s', '2 min 5 s', '1 h 24 min', '2 d 8 h']
+    """
+    if not math.isfinite(seconds):
+        return UNKNOWN
+    if abs(seconds) < 60:
+        return human(seconds, "s", 3)
+    large, size, small, part = (
+        ("min", 60, "s", 1)
+        if seconds < 3600
+        else ("h", 3600, "min", 60)
+        if seconds < 86400
+        else ("d", 86400, "h", 3600)
+    )
+    whole, rest = divmod(round(seconds / part), size // part)
+    return f"{whole} {large}" + (f" {rest} {small}" if rest else "")
+
+
+def percent(fraction: float) -> str:
+    """Return a fraction as a percentage.
+
+    >>> percent(0.3642), percent(0.0421), percent(0.004), percent(0.0)
+    ('36 %', '4.2 %', '0.4 %', '0 %')
+    """
+    if not math.isfinite(fraction):
+        return UNKNOWN
+    value = 100.0 * fraction
+    if value == 0 or abs(value) >= 9.95:
+        return f"{value:.0f} %"
+    return f"{value:.1f} %" if abs(value) >= 1 else f"{value:.1g} %"
+
+
+def listed(items: list[str]) -> str:
+    """Return several items as a phrase.
+
+    >>> listed(["a", "b", "c"])
+    'a, b and c'
+    """
+    if len(items) < 2:
+        return "".join(items)
+    return f"{', '.join(items[:-1])} and {items[-1]}"
