@@ -10,12 +10,10 @@ from __future__ import annotations
 import atexit
 import builtins
 import contextlib
-import datetime
 import importlib.machinery
 import importlib.util
 import json
 import os
-import platform
 import shutil
 import signal
 import subprocess
@@ -37,7 +35,7 @@ if __name__ == "__main__":
 
 from ergometry.core.errors import ErgError, RecorderError, ScriptNotFound, StoreError
 from ergometry.integrations.imports import when_imported
-from ergometry.meter.client import RecorderClient
+from ergometry.meter.client import RecorderClient, run_labels
 from ergometry.store.writer import create_run_folder, new_run_id
 
 
@@ -103,16 +101,9 @@ class Session:
             token=config.get("token", "token"),
         )
         client.meta(
-            id=run_id,
+            **run_labels(run_id, [*(["-m"] if config.get("module") else []), *words], config["sampling_hz"]),
             name=config.get("name"),
             tags=config.get("tags", []),
-            command=[*(["-m"] if config.get("module") else []), *words],
-            cwd=self._folder_at_start,
-            started=datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-            host=platform.node(),
-            python=platform.python_version(),
-            pid=os.getpid(),
-            sampling_hz=config["sampling_hz"],
             options={k: config[k] for k in ("examples", "tokens", "classes") if config.get(k)},
         )
         if fallback:

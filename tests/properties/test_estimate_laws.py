@@ -51,7 +51,7 @@ def test_addition_associates(a: Estimate, b: Estimate, c: Estimate) -> None:
 @given(known_errors(), known_errors())
 def test_a_difference_is_a_sum_with_the_opposite(a: Estimate, b: Estimate) -> None:
     assert a - b == a + -b
-    assert -(-a) == a
+    assert -1 * (-a) == a
     assert (a - b).stderr == (a + b).stderr, "a difference never gains certainty"
 
 

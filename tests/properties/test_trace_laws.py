@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -40,7 +41,7 @@ def times(t: np.ndarray, at: list[float]) -> np.ndarray:
 def test_windows_that_tile_a_span_sum_to_its_energy(load: tuple[np.ndarray, np.ndarray], at: list[float]) -> None:
     trace = Trace.from_samples(*load, SIGNAL)
     edges = times(load[0], at)
-    parts = [trace.energy(a, b).value or 0.0 for a, b in zip(edges, edges[1:], strict=False)]
+    parts = [trace.energy(a, b).value or 0.0 for a, b in itertools.pairwise(edges)]
     whole = trace.energy(edges[0], edges[-1])
     assert math.fsum(parts) == pytest.approx(whole.value, rel=1e-9, abs=1e-9)
     assert all(part >= -1e-9 for part in parts), "energy only rises"
@@ -97,7 +98,7 @@ def test_a_coarser_counter_never_has_a_smaller_error(
 def test_a_power_that_is_a_counter_s_slope_gives_the_counter_s_energy(load: tuple[np.ndarray, np.ndarray]) -> None:
     """A power read often enough inside intervals of constant load has their energy, but for the jumps."""
     t, used = load
-    fine = np.unique(np.concatenate([np.linspace(a, b, 200) for a, b in zip(t, t[1:], strict=False)]))
+    fine = np.unique(np.concatenate([np.linspace(a, b, 200) for a, b in itertools.pairwise(t)]))
     interval = np.clip(np.searchsorted(t, fine, side="right") - 1, 0, len(t) - 2)
     power = (np.diff(used) / np.diff(t))[interval]
     counter = Trace.from_samples(t, used, SIGNAL).energy(t[0], t[-1]).value or 0.0

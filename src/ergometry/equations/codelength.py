@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from ergometry.core.estimate import Estimate, Provenance
-from ergometry.core.run import Run
-from ergometry.core.series import LOSSES, STEPS
+from ergometry.core.run import Run, Table
+from ergometry.core.series import LOSSES, NO_BACKWARD, STEPS
+from ergometry.equations.rows import last_rows, values_at
 from ergometry.equations.section import Array
 
 METHOD = "prequential codelength gain over the uniform code (E7 ii)"
@@ -77,34 +78,28 @@ def _classes(meta: Mapping[str, Any]) -> int | None:
 
 def _coded_steps(run: Run) -> tuple[Array, Array, str]:
     """Return the losses and label counts of the steps that can be coded, and what was taken as given for it."""
-    steps, losses = run.table(STEPS), run.table(LOSSES)
-    empty = np.empty(0)
-    if not len(losses):
-        return empty, empty, "needs the loss of each step, which was not seen"
-    if not len(steps):
-        return empty, empty, "needs training steps, of which none was seen"
-    order = np.argsort(steps["step"], kind="stable")
-    at = np.minimum(np.searchsorted(steps["step"][order], losses["step"]), len(order) - 1)
-    row = order[at]
-    passes = np.nan_to_num(steps["loader_pass"][row])
-    first_pass = (steps["step"][row] == losses["step"]) & (passes <= 1)
-    tokens, examples, loss = steps["tokens"][row], steps["examples"][row], losses["loss"]
-    per_token = bool(np.any(first_pass)) and bool(np.all(np.isfinite(tokens[first_pass])))
-    counts = tokens if per_token else examples
-    coded = first_pass & np.isfinite(loss) & np.isfinite(counts)
+    none = np.empty(0)
+    if not len(run.table(STEPS)):
+        return none, none, "needs training steps, of which none was seen"
+    if not len(run.table(LOSSES)):
+        return none, none, "needs the loss of each step, which was not seen"
+    steps = last_rows(run.table(STEPS))
+    passes, flags = np.nan_to_num(steps["loader_pass"]), np.nan_to_num(steps["flags"]).astype(np.int64)
+    steps = Table(steps.columns, steps.rows[(passes <= 1) & (flags & NO_BACKWARD == 0)])
+    loss = values_at(steps["step"], last_rows(run.table(LOSSES)), "loss")
+    per_token = len(steps) > 0 and bool(np.all(np.isfinite(steps["tokens"])))
+    counts = steps["tokens" if per_token else "examples"]
+    coded = np.isfinite(loss) & np.isfinite(counts)
     if not np.any(coded):
-        return empty, empty, "needs steps of the first pass over the data with a finite loss and a known size"
+        return none, none, "needs steps of the first pass over the data with a finite loss and a known size"
     facts = [f"one label per {'token' if per_token else 'example'}, as counted"]
-    facts.append(
-        "the first pass over the data"
-        if np.all(passes[coded] == 1)
-        else "no data loader was seen, so the data are taken as never repeated"
-    )
-    if missing := int(np.count_nonzero(first_pass & ~coded)):
-        facts.append(
-            f"{missing} of its {np.count_nonzero(first_pass)} steps have no finite loss or size and add nothing"
-        )
-    if np.any(steps["backwards"][row][coded] > 1):
+    if np.all(steps["loader_pass"][coded] == 1):
+        facts.append("the first pass over the data")
+    else:
+        facts.append("no data loader was seen in some steps, so their data are taken as never repeated")
+    if missing := len(coded) - int(np.count_nonzero(coded)):
+        facts.append(f"{missing} of its {len(coded)} steps have no finite loss or size and add nothing")
+    if np.any(steps["backwards"][coded] > 1):
         facts.append("a step's loss is the sum over its backward calls, read as already divided by their number")
     facts.append("losses as the training saw them, dropout included, each before its update")
     return loss[coded], counts[coded], "; ".join(facts)

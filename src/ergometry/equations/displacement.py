@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ergometry.core.estimate import Estimate, Provenance
 from ergometry.core.run import Run, Table
-from ergometry.core.series import LEARNING_RATES, LEDGER, SKIPPED, STEPS
+from ergometry.core.series import LEARNING_RATES, LEDGER, LOSSES, SKIPPED, STEPS
+from ergometry.equations.rows import last_rows, values_at
 from ergometry.equations.section import Array
 
 NO_LEDGER = "needs the ledger of gradient work: none was recorded (physics off, or no torch optimizer step was seen)"
@@ -100,31 +100,38 @@ def learning_rates_at(steps: Array, table: Table) -> tuple[Array, str]:
 
 
 def read_gradient_work(run: Run) -> GradientWork:
-    """Return the sums over a run's optimizer steps; unknown, with the reason, where there is no ledger or η."""
-    table = run.table(LEDGER)
-    if not len(table):
-        loss = Estimate.unknown("loss", NO_LEDGER)
-        other = [Estimate.unknown(unit, NO_LEDGER) for unit in ("", "loss^2", "1/loss")]
-        return GradientWork(loss, loss, loss, other[0], loss, other[1], other[2])
-    ledger = Table(table.columns, table.rows[np.argsort(table["step"], kind="stable")])
-    steps = run.table(STEPS)
-    taken = steps["step"][np.nan_to_num(steps["flags"]).astype(np.int64) & SKIPPED == 0]
-    sampling = sample_steps(ledger["step"], taken)
+    """Return the sums over a run's optimizer steps; unknown, with the reason, where there is no ledger or η.
+
+    Steps that the gradient scaler skipped, or whose loss is not finite, moved along no finite gradient: they are not
+    among the steps that the ledger's rows stand for.
+    """
+    ledger = last_rows(run.table(LEDGER))
+    if not len(ledger):
+        units = ("loss", "loss", "loss", "", "loss", "loss^2", "1/loss")
+        return GradientWork(*(Estimate.unknown(unit, NO_LEDGER) for unit in units))
+    sampling = sample_steps(ledger["step"], _moving_steps(run))
     eta, why_not = learning_rates_at(ledger["step"], run.table(LEARNING_RATES))
-    made = _maker(sampling, why_not)
     moving = eta > 0
     rate = np.where(moving, eta, 1.0)
-    g2, work, path, d2 = (_column(ledger, name) for name in ("grad_sq", "work", "path", "dtheta_sq"))
-    ito, length = made(work, "E2, Itô: Σ −g·Δθ"), made(path, "Σ |g||Δθ|")
+    g2, d2, work, path = (_column(ledger, name) for name in ("grad_sq", "dtheta_sq", "work", "path"))
+    cost = np.where(moving, d2[0] / rate, 0.0), np.where(moving, d2[1] / rate**2, 0.0)
+    ito = _total(sampling, work, "E2, Itô: Σ −g·Δθ", "decoupled weight decay, if any, is in Δθ")
+    length = _total(sampling, path, "Σ |g||Δθ|", "")
+    squares = _total(sampling, g2, "mean |g|², minibatch gradient", "biased upward by trΣ/B")
+    if why_not:
+        flow = path_cost = Estimate.unknown("loss", why_not)
+    else:
+        flow = _total(
+            sampling, (eta * g2[0], eta**2 * g2[1]), "Σ η|g|², minibatch gradient", "too large by η·trΣ/B a step"
+        )
+        path_cost = _total(sampling, cost, "Σ |Δθ|²/η", "a loss for plain SGD, otherwise a geometric length")
     return GradientWork(
-        flow=made((eta * g2[0], eta**2 * g2[1]), "Σ η|g|², minibatch gradient", needs_rate=True),
+        flow=flow,
         ito=ito,
         path=length,
         alignment=_alignment(sampling, work, path, ito, length),
-        path_cost=made(
-            (np.where(moving, d2[0] / rate, 0.0), np.where(moving, d2[1] / rate**2, 0.0)), "Σ |Δθ|²/η", needs_rate=True
-        ),
-        mean_grad_sq=_mean(made(g2, "mean |g|²"), sampling),
+        path_cost=path_cost,
+        mean_grad_sq=replace(squares / sampling.steps, unit="loss^2"),
         learning_rate=_last_rate(eta, why_not),
     )
 
@@ -137,39 +144,39 @@ def _column(ledger: Table, name: str) -> Column:
     return ledger[name], ledger[f"{name}_stderr"] ** 2
 
 
-def _maker(sampling: Sampling, why_not: str) -> Callable[..., Estimate]:
-    """Return the function that makes a column into a sum over the run, saying what was sampled."""
-    rows, steps = len(sampling.weights), sampling.steps
-
-    def made(column: Column, method: str, *, needs_rate: bool = False) -> Estimate:
-        if needs_rate and why_not:
-            return Estimate.unknown("loss", why_not)
-        facts = [f"from {rows} of {steps} steps, scaled up"] if rows < steps else []
-        if broken := int(np.count_nonzero(~np.isfinite(column[0]))):
-            facts.append(f"{broken} of the {rows} steps recorded are not finite and add nothing")
-        if broken == rows:
-            return Estimate.unknown("loss", "needs a step whose gradient and displacement are finite: there is none")
-        value, stderr = sampling.total(*column)
-        return Estimate(value, stderr, "loss", Provenance.DERIVED, method, "; ".join(facts))
-
-    return made
+def _moving_steps(run: Run) -> Array:
+    steps = last_rows(run.table(STEPS))
+    moved = np.nan_to_num(steps["flags"]).astype(np.int64) & SKIPPED == 0
+    losses = run.table(LOSSES)
+    if len(losses):
+        moved &= np.isfinite(values_at(steps["step"], last_rows(losses), "loss"))
+    return steps["step"][moved]
 
 
-def _mean(total: Estimate, sampling: Sampling) -> Estimate:
-    if total.value is None:
-        return Estimate.unknown("loss^2", total.why)
-    stderr = None if total.stderr is None else total.stderr / sampling.steps
-    return Estimate(total.value / sampling.steps, stderr, "loss^2", Provenance.DERIVED, total.method, total.why)
+def _total(sampling: Sampling, column: Column, method: str, note: str) -> Estimate:
+    """Return the sum of a column over the run, saying what it holds and what was sampled."""
+    rows = len(sampling.weights)
+    broken = int(np.count_nonzero(~np.isfinite(column[0])))
+    if broken == rows:
+        return Estimate.unknown("loss", "needs a step whose gradient and displacement are finite: there is none")
+    facts = [note] if note else []
+    if rows < sampling.steps:
+        facts.append(f"from {rows} of {sampling.steps} steps, each standing for those nearest to it")
+    if broken:
+        facts.append(f"{broken} of the {rows} steps recorded are not finite and add nothing")
+    value, stderr = sampling.total(*column)
+    return Estimate(value, stderr, "loss", Provenance.DERIVED, method, "; ".join(facts))
 
 
 def _alignment(sampling: Sampling, work: Column, path: Column, ito: Estimate, length: Estimate) -> Estimate:
     """Return the ratio of the two sums; its error is that of work − A·path, since the two rise and fall together."""
     if ito.value is None or length.value is None or not length.value > 0:
-        return Estimate.unknown("", ito.why if ito.value is None else length.why or "the parameters did not move")
+        return Estimate.unknown("", ito.why if ito.value is None else "the parameters did not move")
     ratio = ito.value / length.value
     _, stderr = sampling.total(work[0] - ratio * path[0], work[1] + ratio**2 * path[1])
     stderr = None if stderr is None else stderr / length.value
-    return Estimate(ratio, stderr, "", Provenance.DERIVED, "Σ −g·Δθ / Σ |g||Δθ|", ito.why)
+    why = "Itô reading: above the midpoint's by the curvature term"
+    return Estimate(ratio, stderr, "", Provenance.DERIVED, "Σ −g·Δθ / Σ |g||Δθ|", why)
 
 
 def _last_rate(eta: Array, why_not: str) -> Estimate:

@@ -172,15 +172,15 @@ SECTIONS = (
 def live(readings: Readings) -> Values:
     """Return what a run can say of this section now."""
     nats, joules = readings.information, readings.accounts.total
-    ratio = nats * THERMAL_ENERGY / joules
+    ratio = readings.from_information(nats * THERMAL_ENERGY / joules, "W_useful/W_total")
     if ratio.value is not None:
-        ratio = replace(ratio, method="W_useful/W_total", why=f"ratio, not certified; T = 300 K; {nats.why}")
-    per_joule = replace(nats / joules, method=nats.method, why=nats.why or joules.why)
+        ratio = replace(ratio, why=f"ratio, not certified; {ratio.why}")
+    per_joule = readings.from_information(nats / joules, "I/W_total")
     return {
         "3.1": {"eta_thermo": ratio},
         "3.2": {
             "eta_power": per_joule,
             "eta_power_bit": per_joule.to("bit/J"),
-            "joules_per_bit": (joules / nats).to("J/bit"),
+            "joules_per_bit": readings.from_information(joules / nats, "W_total/I").to("J/bit"),
         },
     }

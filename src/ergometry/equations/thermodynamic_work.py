@@ -207,18 +207,16 @@ SECTIONS = (
 def live(readings: Readings) -> Values:
     """Return what a run can say of this section now."""
     joules, nats = readings.accounts.total, readings.information
-    useful = replace(nats * THERMAL_ENERGY, method=f"k_B·300 K × {nats.method or 'information'}", why=nats.why)
+    useful = readings.from_information(nats * THERMAL_ENERGY, "k_B·300 K·I")
     rest = joules - useful
-    biased = "minibatch |g|²: too large by η·trΣ/B a step"
-    flow = readings.gradient.flow
-    ito = readings.gradient.ito
-    decay = "the actual Δθ, decoupled weight decay included"
+    if rest.value is not None:
+        rest = replace(rest, method="W_total − W_useful", why="what is assumed in it is W_useful, which is negligible")
     return {
         "1.1": {
             "W_total": joules,
             "W_useful": useful,
-            "W_dissipative": replace(rest, method="W_total − W_useful"),
-            "useful_fraction": replace(useful / joules, method="W_useful/W_total"),
+            "W_dissipative": rest,
+            "useful_fraction": readings.from_information(useful / joules, "W_useful/W_total"),
             "delta_U": readings.loss_change,
         },
         "1.2": {
@@ -227,8 +225,5 @@ def live(readings: Readings) -> Values:
             "information_nat": nats,
             "information_bit": nats.to("bit"),
         },
-        "1.3": {
-            "W_diss": flow if flow.value is None else replace(flow, why="; ".join(filter(None, (biased, flow.why)))),
-            "W_ito": ito if ito.value is None else replace(ito, why="; ".join(filter(None, (decay, ito.why)))),
-        },
+        "1.3": {"W_diss": readings.gradient.flow, "W_ito": readings.gradient.ito},
     }

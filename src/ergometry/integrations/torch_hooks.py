@@ -156,6 +156,10 @@ class Tracer:
         self._hook_s += (called - began) + (self._clock() - returned)
         return out
 
+    def expect(self, model: torch.nn.Module) -> None:
+        """Count a model's parameters before its first call."""
+        self._has_parameters(model, training=True)
+
     def _has_parameters(self, module: torch.nn.Module, *, training: bool) -> bool:
         known = self._roots.get(module)
         if known is not None:
@@ -537,13 +541,16 @@ def _patch(owner: Any, name: str, replacement: Any) -> None:
 def instrument(torch_module: ModuleType, client: RecorderClient, **options: Any) -> Tracer | None:
     """Watch torch from here on; return what watches, or None where torch could not be patched.
 
-    Options: ``examples``, ``tokens``, ``classes`` (stated by the user), ``only`` (identities of optimizers).
+    Options: ``examples``, ``tokens``, ``classes`` (stated by the user), ``only`` (identities of the optimizers to
+    follow), ``models`` (whose parameters count from the start).
     """
     global _active
-    only = options.pop("only", None)
+    only, models = options.pop("only", None), options.pop("models", ())
     tracer = Tracer(client, Inference(**options), only=only)
     client.meta(torch=torch_module.__version__)
     try:
+        for model in models:
+            tracer.expect(model)
         _install(tracer)
     except Exception as error:
         remove()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import json
 import os
+import platform
 import subprocess
 import sys
 import time
@@ -21,6 +23,14 @@ _PACKAGE_ROOT = str(Path(__file__).resolve().parents[2])
 _BOOT = "import sys; sys.path.insert(0, sys.argv[1]); from ergometry.meter.recorder import main; main(sys.argv[2])"
 READY_S = 5.0
 
+_started: list[RecorderClient] = []
+
+
+def current() -> RecorderClient | None:
+    """Return this process's recorder, the one of a run before that of mere windows; None if none is running."""
+    running = [client for client in _started if not client.finished]
+    return next((client for client in running if not client.ephemeral), running[0] if running else None)
+
 
 class RecorderClient:
     """A running recorder, seen from the process it measures. Its methods never block and never raise while training.
@@ -28,13 +38,15 @@ class RecorderClient:
     After a fork the child's copy is silent: only the process that started the recorder writes.
     """
 
-    def __init__(self, memory: SharedMemory, origin_s: float, file: Path) -> None:
+    def __init__(self, memory: SharedMemory, origin_s: float, file: Path, *, ephemeral: bool = False) -> None:
         self.memory = memory
+        self.ephemeral = ephemeral
         self.origin_s = origin_s
         self.file = file
         self._ring = RingWriter(memory)
         self.write = self._ring.write
         self.finished = False
+        self._windows: dict[str, int] = {}
         os.register_at_fork(after_in_child=self.silence)
 
     @classmethod
@@ -76,8 +88,9 @@ class RecorderClient:
         finally:
             for fd in inherited:
                 os.close(fd)
-        client = cls(memory, origin_s, file)
+        client = cls(memory, origin_s, file, ephemeral=bool(options.get("ephemeral")))
         client._await_ready()
+        _started.append(client)
         return client
 
     def _await_ready(self) -> None:
@@ -105,6 +118,13 @@ class RecorderClient:
         """Keep a warning of the run, by its code in the catalogue."""
         if not self.finished:
             self._ring.text({"notice": [code, detail]})
+
+    def window_number(self, name: str) -> int:
+        """Return the number that stands for a window's name in its rows."""
+        if name not in self._windows:
+            self._windows[name] = len(self._windows)
+            self.meta(windows=dict(self._windows))
+        return self._windows[name]
 
     def sample(self) -> None:
         """Ask for a sample now (the edge of a window); returns at once."""
@@ -140,6 +160,21 @@ class RecorderClient:
             self.memory.wake()
             time.sleep(0.002)
         return self.memory.word(shared.STATE) == shared.FINISHED
+
+
+def run_labels(run_id: str, command: list[str], sampling_hz: float) -> dict[str, Any]:
+    """Return the labels that every run of this process carries."""
+    now = datetime.datetime.now(datetime.UTC)
+    return {
+        "id": run_id,
+        "command": list(command),
+        "cwd": str(Path.cwd()),
+        "started": now.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "host": platform.node(),
+        "python": platform.python_version(),
+        "pid": os.getpid(),
+        "sampling_hz": sampling_hz,
+    }
 
 
 def _nothing(_series: Series, *_values: float) -> None:

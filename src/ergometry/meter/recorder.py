@@ -53,6 +53,7 @@ class Recorder:
         self.gone = threading.Event()
         self._sampled_s = -1e9
         self._committed_s = 0.0
+        self._next_sample_s = 0.0
         self._sample_request = self._flush_request = 0
         self._store_error = ""
 
@@ -119,7 +120,7 @@ class Recorder:
         self._committed_s = self.now()
         self.writer.put_meta("dropped", self.reader.dropped)
         try:
-            self.writer.commit()
+            self.writer.commit(self.now())
             self.memory.error = ""
         except StoreError as error:
             self.memory.error = str(error)
@@ -130,34 +131,49 @@ class Recorder:
 
     def loop(self) -> None:
         """Sample, drain and commit until the run has ended."""
-        next_sample_s = self._sampled_s + self.period_s
+        self._next_sample_s = self._sampled_s + self.period_s
         while self.end is None and not self.gone.is_set():
-            seen = self.memory.word(shared.WAKE)
-            if not self._asked():
-                self.memory.wait(seen, min(next_sample_s, self._committed_s + COMMIT_S) - self.now())
-            now = self.now()
-            sample_request = self.memory.word(shared.SAMPLE_REQUEST)
-            asked = sample_request != self._sample_request and now - self._sampled_s >= _EDGE_S
-            self._sample_request = sample_request
-            if now >= next_sample_s or asked:
-                self.sample()
-                if now >= next_sample_s:
-                    # Whole periods only: after a suspension there is no burst to catch up.
-                    next_sample_s += self.period_s * (1 + int((now - next_sample_s) / self.period_s))
-            flush_request = self.memory.word(shared.FLUSH_REQUEST)
-            if flush_request != self._flush_request or self.now() - self._committed_s >= COMMIT_S:
-                self.drain()
-                self.commit()
-                self._flush_request = flush_request
-                self.memory.set_word(shared.FLUSH_DONE, flush_request)
+            self._wait()
+            self._sample_if_due(self.now())
+            self._commit_if_due(self.now())
             if self.progress is not None:
-                self.progress.show(now, (self.tally.energy_j, self.tally.power_w))
+                self.progress.show(self.now(), (self.tally.energy_j, self.tally.power_w))
 
-    def _asked(self) -> bool:
-        return (
-            self.memory.word(shared.FLUSH_REQUEST) != self._flush_request
-            or self.memory.word(shared.SAMPLE_REQUEST) != self._sample_request
-        )
+    @property
+    def _sample_asked(self) -> bool:
+        return self.memory.word(shared.SAMPLE_REQUEST) != self._sample_request
+
+    @property
+    def _flush_asked(self) -> bool:
+        # Whoever asks for both wants the sample in the file; it is due within 10 ms.
+        return self.memory.word(shared.FLUSH_REQUEST) != self._flush_request and not self._sample_asked
+
+    def _wait(self) -> None:
+        seen = self.memory.word(shared.WAKE)
+        due_s = min(self._next_sample_s, self._committed_s + COMMIT_S)
+        if self._sample_asked:
+            due_s = min(due_s, self._sampled_s + _EDGE_S)
+        if not self._flush_asked:
+            self.memory.wait(seen, due_s - self.now())
+
+    def _sample_if_due(self, now_s: float) -> None:
+        regular = now_s >= self._next_sample_s
+        if not regular and not (self._sample_asked and now_s - self._sampled_s >= _EDGE_S):
+            return
+        self._sample_request = self.memory.word(shared.SAMPLE_REQUEST)
+        self.sample()
+        if regular:
+            # Whole periods only: after a suspension there is no burst to catch up.
+            self._next_sample_s += self.period_s * (1 + int((now_s - self._next_sample_s) / self.period_s))
+
+    def _commit_if_due(self, now_s: float) -> None:
+        if not self._flush_asked and now_s - self._committed_s < COMMIT_S:
+            return
+        request = self.memory.word(shared.FLUSH_REQUEST)
+        self.drain()
+        self.commit()
+        self._flush_request = request
+        self.memory.set_word(shared.FLUSH_DONE, request)
 
     def finish(self) -> None:
         """Take the last sample and the last rows, and close the file as one that opens anywhere."""

@@ -103,7 +103,7 @@ def _noise() -> dict[str, Estimate]:
 
 
 def _equations(run: Run, books: Accounts) -> Mapping[str, Any]:
-    from ergometry.equations import entries
+    from ergometry.equations.live import entries
 
     return entries(run, books)
 

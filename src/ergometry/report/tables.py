@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ergometry.core.estimate import Estimate, Provenance
+from ergometry.equations.catalogue import CATALOGUE
 from ergometry.report.book import Book
 from ergometry.report.words import duration, grouped, listed, percent, quantity
 
@@ -39,12 +40,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Entry:
-    """One equation of a run: verdicts by scale (``""`` when there is one), values as written and repaired."""
+    """One equation of a run: verdicts by scale (``""`` when there is one), formulas, values as written and repaired."""
 
     id: str
     title: str
     verdicts: tuple[tuple[str, str], ...]
     why: str
+    formula: str
+    repaired: str
+    tells: str
     as_written: tuple[tuple[str, Estimate], ...]
     repair: tuple[tuple[str, Estimate], ...]
 
@@ -77,6 +81,9 @@ def entries(book: Book) -> list[Entry]:
             entry["title"],
             tuple(entry["verdict"].items()) if isinstance(entry["verdict"], dict) else (("", entry["verdict"]),),
             entry["why"],
+            CATALOGUE[number].as_written,
+            CATALOGUE[number].repair,
+            CATALOGUE[number].tells,
             tuple((name, Estimate.from_json(q)) for name, q in entry["as_written"].items()),
             tuple((name, Estimate.from_json(q)) for name, q in entry["repair"].items()),
         )

@@ -60,7 +60,7 @@ def create_run_folder(store: Path, run_id: str) -> Path:
         raise _unusable(f"{store}, which is a file or lies inside one") from None
     except OSError as error:
         raise _unusable(f"{store} ({error.strerror})") from None
-    if not os.access(folder, os.W_OK | os.X_OK):
+    if not os.access(folder, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
         raise _unusable(f"{folder} (permission denied)")
     return folder
 

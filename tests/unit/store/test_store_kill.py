@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from ergometry.core.errors import ForeignFile
 from ergometry.store.catalog import list_runs
 from ergometry.store.liveness import identify, is_alive
 from ergometry.store.reader import load
@@ -157,8 +158,7 @@ def test_a_log_cut_anywhere_gives_the_transactions_before_the_cut(killed):
         killed.with_name(killed.name + "-shm").unlink(missing_ok=True)
         try:
             run = load(killed)
-        except Exception as error:
-            assert "which is empty" in str(error) or "another program" in str(error), error
+        except ForeignFile:
             lengths.append(0)
             continue
         steps = run.tables["losses"]["step"].tolist() if "losses" in run.tables else []

@@ -1,0 +1,1 @@
+"""The figures that the README quotes, each a runnable module: ``make bench``, or ``python -m benchmarks NAME``."""

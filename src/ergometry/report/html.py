@@ -1,0 +1,73 @@
+"""HTML: a run as one page that needs nothing else, no network and no server: style, script and figures stand in it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from ergometry.core.estimate import Estimate
+from ergometry.report import tables, words
+from ergometry.report.book import Book
+from ergometry.report.figures import figures
+
+
+def html(book: Book) -> str:
+    """Return a run as one self-contained HTML page."""
+    from plotly.offline import get_plotlyjs
+
+    drawn = figures(book)
+    page = _environment().get_template("report.html.j2")
+    return page.render(
+        summary=book.summary,
+        run=book.summary["run"],
+        books=book.accounts,
+        title=book.summary["run"]["name"] or book.run.id,
+        story=tables.story(book),
+        headline=dict(tables.headline(book)),
+        loss=book.summary["loss"],
+        energy={by: tables.energy_rows(book, by) for by in ("phase", "component", "domain")},
+        entries=tables.entries(book),
+        figures=drawn,
+        overhead=Estimate.from_json(book.summary["overhead"]["fraction"]),
+        provenances=tables.PROVENANCES,
+        verdicts=tables.VERDICTS,
+        plots=embedded({figure.name: [view.plot for view in figure.views] for figure in drawn}),
+        machine_readable=embedded(book.summary),
+        # Plotly's own script closes no tag, which a test holds; there is nothing in it to escape.
+        plotly=Markup(get_plotlyjs()) if drawn else "",
+    )
+
+
+def embedded(data: Any) -> Markup:
+    r"""Return data as JSON that can stand inside a script element: no ``<`` is left to close it or open a comment.
+
+    >>> print(embedded({"a": "</script>"}))
+    {"a":"\u003c/script>"}
+    """
+    text = json.dumps(data, allow_nan=False, separators=(",", ":"))
+    return Markup(text.replace("<", "\\u003c"))
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("ergometry.report", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        show=words.show,
+        quantity=words.quantity,
+        percent=words.percent,
+        duration=words.duration,
+        estimate=Estimate.from_json,
+        loss=lambda value: words.UNKNOWN if value is None else f"{value:#.4g}",
+        started=lambda text: str(text).replace("T", " ").replace("Z", " UTC"),
+        fields=asdict,
+    )
+    return environment

@@ -1,0 +1,77 @@
+"use strict";
+(() => {
+  const plots = JSON.parse(document.getElementById("plots").textContent);
+  const dark = matchMedia("(prefers-color-scheme: dark)");
+  const touch = matchMedia("(pointer: coarse)");
+  const shown = new Map();
+
+  const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue("--" + name).trim();
+
+  const alpha = (hex, a) => {
+    const n = parseInt(hex.slice(1), 16);
+    return `rgba(${n >> 16}, ${(n >> 8) & 255}, ${n & 255}, ${a})`;
+  };
+
+  // The figures name roles; the style sheet, in light or in dark, says what colour a role has.
+  const painted = (trace) => {
+    const role = colour(trace.meta.role);
+    const copy = { ...trace, line: { ...trace.line, color: role } };
+    if (trace.meta.band) copy.line.color = "rgba(0, 0, 0, 0)";
+    if (trace.stackgroup || trace.meta.band) copy.fillcolor = alpha(role, trace.meta.band ? 0.2 : 0.85);
+    if (trace.fillpattern) {
+      copy.fillpattern = { ...trace.fillpattern, fgcolor: trace.meta.band ? alpha(role, 0.7) : colour("card"),
+                           bgcolor: copy.fillcolor, fillmode: "replace" };
+    }
+    return copy;
+  };
+
+  const axis = (own) => ({
+    ...own, gridcolor: colour("line"), linecolor: colour("line"), tickcolor: colour("line"), zeroline: false,
+    title: { ...own.title, standoff: 8, font: { size: 12, color: colour("soft") } }, automargin: true,
+    tickfont: { size: 11.5, color: colour("soft") }, nticks: 6, fixedrange: touch.matches,
+  });
+
+  const layout = (own) => ({
+    ...own,
+    xaxis: { ...axis(own.xaxis), showgrid: false, ticks: "outside", ticklen: 4, showline: true },
+    yaxis: axis(own.yaxis),
+    showlegend: false,
+    hovermode: "x unified",
+    hoverlabel: { bgcolor: colour("card"), bordercolor: colour("line"), font: { color: colour("ink"), size: 12 } },
+    paper_bgcolor: "rgba(0, 0, 0, 0)",
+    plot_bgcolor: "rgba(0, 0, 0, 0)",
+    font: { family: getComputedStyle(document.body).fontFamily, color: colour("ink") },
+    margin: { t: 8, r: 10, b: 40, l: 48 },
+    dragmode: touch.matches ? false : "zoom",
+  });
+
+  const draw = (figure) => {
+    const view = plots[figure.dataset.figure][shown.get(figure) || 0];
+    Plotly.react(figure.querySelector(".plot"), view.data.map(painted), layout(view.layout),
+                 { displayModeBar: false, responsive: true, doubleClick: "reset" });
+  };
+
+  const figures = [...document.querySelectorAll("figure[data-figure]")];
+  for (const figure of figures) {
+    for (const button of figure.querySelectorAll("button[data-view]")) {
+      button.addEventListener("click", () => {
+        shown.set(figure, Number(button.dataset.view));
+        for (const other of figure.querySelectorAll("button[data-view]"))
+          other.setAttribute("aria-pressed", String(other === button));
+        for (const legend of figure.querySelectorAll("ul[data-view]"))
+          legend.hidden = legend.dataset.view !== button.dataset.view;
+        draw(figure);
+      });
+    }
+    draw(figure);
+  }
+
+  const redraw = () => figures.forEach(draw);
+  dark.addEventListener("change", redraw);
+  touch.addEventListener("change", redraw);
+  addEventListener("beforeprint", () => {
+    for (const entry of document.querySelectorAll("details")) entry.open = true;
+    redraw();
+  });
+  document.documentElement.dataset.drawn = String(figures.length);
+})();

@@ -1,0 +1,264 @@
+"""The Python API: ``measure()`` a window of anything, ``record()`` a training loop. This alone wires the rooms together."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from ergometry.core.errors import ErgError, InvalidSeries, MissingExtra, RecorderError, UsageError
+from ergometry.core.series import WINDOWS
+from ergometry.meter.client import RecorderClient, current, run_labels
+from ergometry.store.folders import create_run_folder, default_store, new_run_id
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ergometry.core.estimate import Estimate
+    from ergometry.core.run import Run
+
+
+def measure(name: str = "window") -> Window:
+    """Return a window that meters the energy of whatever runs inside it.
+
+    The first call in a process starts a recorder beside it (some tens of milliseconds); beginning and ending a
+    window then takes microseconds and waits for nothing: work still queued on an accelerator at the end is not in it,
+    unless you synchronise first.
+
+    Inside ``erg run`` or :func:`record` the window is kept with the run, under its name.
+
+    Raises:
+        RecorderError: no recorder could be started; the message says why.
+
+    >>> import ergometry as erg
+    >>> with erg.measure("sum") as window:
+    ...     total = sum(range(1000))
+    >>> window.duration_s > 0
+    True
+    """
+    return Window(name, current() or _start_ephemeral())
+
+
+class Window:
+    """A stretch of time and its energy; a context manager. ``energy`` is asked for after its end."""
+
+    def __init__(self, name: str, client: RecorderClient) -> None:
+        self.name = name
+        self._client = client
+        self._number = client.window_number(name)
+        self.t0_s = self.t1_s = float("nan")
+        self._by_domain: dict[str, Estimate] | None = None
+
+    def __enter__(self) -> Window:
+        client = self._client
+        self._by_domain = None
+        client.sample()
+        self.t0_s = client.now()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        client = self._client
+        self.t1_s = client.now()
+        client.sample()
+        client.write(WINDOWS, self._number, self.t0_s, self.t1_s)
+
+    @property
+    def duration_s(self) -> float:
+        """Length of the window, s."""
+        return self.t1_s - self.t0_s
+
+    @property
+    def by_domain(self) -> dict[str, Estimate]:
+        """Energy of each domain that covers the machine, J; they do not overlap."""
+        if self._by_domain is None:
+            if not self.duration_s >= 0:
+                raise UsageError(
+                    expected="a window that has ended", got="one that has not", remedy="ask after the with block"
+                )
+            run = _stored(self._client)
+            self._by_domain = {str(d): trace.energy(self.t0_s, self.t1_s) for d, trace in run.cover().items()}
+        return self._by_domain
+
+    @property
+    def energy(self) -> Estimate:
+        """Energy of the window, J: the sum over :attr:`by_domain`, with its standard error and provenance."""
+        from ergometry.core.estimate import Estimate, total
+
+        if not self.by_domain:
+            return Estimate.unknown("J", "no power source was sampled twice; see the run's warnings")
+        return total(self.by_domain.values())
+
+    @property
+    def power(self) -> Estimate:
+        """Mean power of the window, W."""
+        from dataclasses import replace
+
+        energy = self.energy
+        return replace(energy * (1.0 / self.duration_s), unit="W")
+
+
+def record(
+    model: Any = None,
+    optimizer: Any = None,
+    *,
+    name: str | None = None,
+    tags: Iterable[str] = (),
+    store: str | Path | None = None,
+    sampling_hz: float = 1.0,
+    examples: float | None = None,
+    tokens: float | None = None,
+    classes: int | None = None,
+) -> Recording:
+    """Return a context manager that records the training loop inside it as a run.
+
+    It sees what ``erg run`` sees: outermost module calls, ``backward``, optimizer steps, data loaders.
+
+    Args:
+        model: module (or several) whose parameters are counted; what else is called is seen all the same.
+        optimizer: optimizer (or several) whose steps are training steps; None follows every optimizer.
+        name: label of the run.
+        tags: further labels.
+        store: folder of runs (default ``$ERGOMETRY_STORE``, or ``erg-runs`` in the working folder).
+        sampling_hz: samples per second of each power source.
+        examples: examples in one outermost call, where the inference would be wrong.
+        tokens: tokens likewise.
+        classes: classes of the output likewise.
+
+    Inside ``erg run``, or another recording, the run under way is continued, not doubled.
+
+    Raises:
+        MissingExtra: torch is not installed; ``pip install 'ergometry[torch]'``.
+    """
+    options = {"examples": examples, "tokens": tokens, "classes": classes}
+    models = model if isinstance(model, (list, tuple)) else [] if model is None else [model]
+    optimizers = optimizer if isinstance(optimizer, (list, tuple)) else [] if optimizer is None else [optimizer]
+    return Recording(
+        models,
+        optimizers,
+        labels={"name": name, "tags": list(tags)},
+        store=Path(store) if store is not None else None,
+        sampling_hz=sampling_hz,
+        options=options,
+    )
+
+
+class Recording:
+    """A run being recorded, and afterwards its summary. It never raises into the loop that it records."""
+
+    def __init__(
+        self,
+        models: list[Any],
+        optimizers: list[Any],
+        *,
+        labels: dict[str, Any],
+        store: Path | None,
+        sampling_hz: float,
+        options: dict[str, Any],
+    ) -> None:
+        self._models, self._optimizers, self._labels = models, optimizers, labels
+        self._store, self._sampling_hz, self._options = store, sampling_hz, options
+        self._client: RecorderClient | None = None
+        self._owns = False
+        self._problem: ErgError | None = None
+
+    def __enter__(self) -> Recording:
+        torch = _torch()
+        if os.environ.get("ERGOMETRY_DISABLE") == "1":
+            self._problem = UsageError(
+                expected="measuring to be on", got="ERGOMETRY_DISABLE=1", remedy="unset it to record"
+            )
+            return self
+        running = current()
+        if running is not None and not running.ephemeral:
+            self._client = running
+            return self
+        try:
+            self._start(torch)
+        except ErgError as problem:
+            self._problem = problem
+            sys.stderr.write(f"erg: training goes on without being recorded: {problem}\n")
+        return self
+
+    def _start(self, torch: Any) -> None:
+        from ergometry.integrations.torch_hooks import instrument
+
+        run_id = new_run_id(time.time())
+        folder = create_run_folder((self._store or default_store()).absolute(), run_id)
+        client = RecorderClient.start(folder, sampling_hz=self._sampling_hz)
+        client.meta(**run_labels(run_id, sys.argv, self._sampling_hz), **self._labels, options=self._options)
+        only = {id(optimizer) for optimizer in self._optimizers} or None
+        instrument(torch, client, only=only, models=self._models, **self._options)
+        self._client, self._owns = client, True
+
+    def __exit__(self, kind: type[BaseException] | None, _error: object, _trace: TracebackType | None) -> None:
+        if not self._owns or self._client is None:
+            return
+        from ergometry.integrations import torch_hooks
+
+        torch_hooks.finish()
+        interrupted = kind is not None and issubclass(kind, KeyboardInterrupt)
+        status = "completed" if kind is None else "interrupted" if interrupted else "failed"
+        self._client.finish(status, None)
+        if self._client.memory.error:
+            sys.stderr.write(f"erg: part of this run could not be stored: {self._client.memory.error}\n")
+
+    @property
+    def path(self) -> Path:
+        """Folder of the run."""
+        return self._recorded().file.parent
+
+    @property
+    def live(self) -> tuple[float, float, float]:
+        """Latest sample: run time (s), energy so far (J), power (W); NaN before the second sample."""
+        return self._recorded().memory.live
+
+    def run(self) -> Run:
+        """Return the run as plain data, as far as it has got."""
+        return _stored(self._recorded())
+
+    def summary(self) -> dict[str, Any]:
+        """Return the JSON summary (schema ``ergometry.run/1``) as a dict."""
+        from ergometry.report.summary import summary
+
+        return summary(self.run())
+
+    def _recorded(self) -> RecorderClient:
+        if self._client is None:
+            raise self._problem or RecorderError(
+                expected="a recording that has begun", got="one that has not", remedy="use it in a with statement"
+            )
+        return self._client
+
+
+def _torch() -> Any:
+    try:
+        import torch
+    except ImportError:
+        raise MissingExtra(
+            expected="torch", got="no such module", remedy="pip install 'ergometry[torch]', or use erg.measure"
+        ) from None
+    return torch
+
+
+def _start_ephemeral() -> RecorderClient:
+    folder = Path(tempfile.mkdtemp(prefix="ergometry-"))
+    client = RecorderClient.start(folder, ephemeral=True)
+    client.meta(**run_labels(folder.name, sys.argv, 1.0))
+    return client
+
+
+def _stored(client: RecorderClient) -> Run:
+    from ergometry.store.reader import load
+
+    if not client.flush():
+        raise RecorderError(
+            expected="the recorder's answer", got="none in time", remedy="it may have been killed; start a new process"
+        )
+    try:
+        return load(client.file.parent)
+    except InvalidSeries as error:
+        raise RecorderError(expected="a readable run", got=str(error), remedy="report this as a bug") from None
