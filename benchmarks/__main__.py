@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib
-import platform
 import pkgutil
+import platform
 import sys
 import time
 from collections.abc import Callable
@@ -30,8 +30,9 @@ def main() -> None:
         print(f"\n## {name}\n", flush=True)
         began = time.perf_counter()
         try:
-            run()
-        except Exception as error:
+            if run():
+                failed.append(name)
+        except (Exception, SystemExit) as error:
             failed.append(name)
             print(f"failed: {type(error).__name__}: {error}")
         print(f"\n({name}: {time.perf_counter() - began:.1f} s)", flush=True)

@@ -33,10 +33,10 @@ if __name__ == "__main__":
     if importlib.util.find_spec("ergometry") is None:
         sys.path.append(str(Path(_THIS_FILE).parents[1]))
 
-from ergometry.core.errors import ErgError, RecorderError, ScriptNotFound, StoreError
-from ergometry.integrations.imports import when_imported
-from ergometry.meter.client import RecorderClient, run_labels
-from ergometry.store.writer import create_run_folder, new_run_id
+from ergometry.core.errors import ErgError, ScriptNotFound, StoreError  # noqa: E402
+from ergometry.integrations.imports import when_imported  # noqa: E402
+from ergometry.meter.client import RecorderClient, run_labels  # noqa: E402
+from ergometry.store.writer import create_run_folder, new_run_id  # noqa: E402
 
 
 def replace_process(config: dict[str, Any], words: list[str]) -> NoReturn:
@@ -242,7 +242,7 @@ def _module_program(words: list[str]) -> Program:
         try:
             code = spec.loader.get_code(spec.name)
         except SyntaxError:
-            _show_exception(*sys.exc_info())  # type: ignore[arg-type]
+            _show_exception(*sys.exc_info())
             sys.exit(1)
     if spec is None or code is None:
         raise ScriptNotFound(expected="a module", got=f"no module {name}", remedy="check its name and the path")
@@ -267,7 +267,7 @@ def _compiled(source: bytes, path: str) -> CodeType:
     try:
         code: CodeType = compile(source, path, "exec", dont_inherit=True)
     except (SyntaxError, ValueError):
-        _show_exception(*sys.exc_info())  # type: ignore[arg-type]
+        _show_exception(*sys.exc_info())
         sys.exit(1)
     return code
 

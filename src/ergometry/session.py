@@ -1,4 +1,4 @@
-"""The Python API: ``measure()`` a window of anything, ``record()`` a training loop. This alone wires the rooms together."""
+"""The Python API: ``measure()`` a window of anything, ``record()`` a training loop. This alone wires the rooms."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class Window:
         return replace(energy * (1.0 / self.duration_s), unit="W")
 
 
-def record(
+def record(  # noqa: PLR0913 - labels and overrides, all by keyword
     model: Any = None,
     optimizer: Any = None,
     *,
@@ -134,8 +134,8 @@ def record(
         MissingExtra: torch is not installed; ``pip install 'ergometry[torch]'``.
     """
     options = {"examples": examples, "tokens": tokens, "classes": classes}
-    models = model if isinstance(model, (list, tuple)) else [] if model is None else [model]
-    optimizers = optimizer if isinstance(optimizer, (list, tuple)) else [] if optimizer is None else [optimizer]
+    models = list(model) if isinstance(model, (list, tuple)) else [] if model is None else [model]
+    optimizers = list(optimizer) if isinstance(optimizer, (list, tuple)) else [] if optimizer is None else [optimizer]
     return Recording(
         models,
         optimizers,

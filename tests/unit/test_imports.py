@@ -33,7 +33,7 @@ def test_nothing_heavy_is_imported_before_it_is_needed(code: str) -> None:
     assert modules & HEAVY == set()
 
 
-@pytest.mark.parametrize("room", ["launch", "meter.recorder", "integrations.torch_hooks"])
+@pytest.mark.parametrize("room", ["launch", "meter.recorder"])
 def test_what_runs_beside_or_before_the_script_is_standard_library_only(room: str) -> None:
     modules = modules_after(f"import ergometry.{room}")
     assert modules - {"ergometry"} - sys.stdlib_module_names == set()

@@ -33,5 +33,5 @@ def export(
     from ergometry.store.reader import load
 
     loaded = load(resolve(run, store or default_store()))
-    for path in export_run(loaded, to.value, output or Path(loaded.id), force=force):
+    for path in export_run(loaded, to.value, output or Path(Path(loaded.id).name), force=force):
         typer.echo(path)

@@ -79,5 +79,5 @@ def checked_store(store: Path | None) -> Path:
 
     folder = (store or default_store()).absolute()
     if folder.exists() and not folder.is_dir():
-        raise UsageError(expected="a folder as the store", got=f"the file {folder}", remedy="name a folder with --store")
+        raise UsageError(expected="a folder as the store", got=f"the file {folder}", remedy="name another with --store")
     return folder

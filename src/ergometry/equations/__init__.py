@@ -49,6 +49,7 @@ from ergometry.equations.landscape import (
     heat,
     heat_as_written,
 )
+from ergometry.equations.live import entries
 from ergometry.equations.power import (
     MemoryEnergy,
     compute_power,
@@ -114,6 +115,7 @@ __all__ = [
     "drag_power",
     "efficient_batch_as_written",
     "energy_optimal_power",
+    "entries",
     "excess_loss_as_written",
     "flop_energy",
     "gradient_flow_work",

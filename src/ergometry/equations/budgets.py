@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
 from ergometry.core.estimate import Estimate, Provenance
@@ -250,10 +248,8 @@ SECTIONS = (
 
 def live(readings: Readings) -> Values:
     """Return what a run can say of this section now."""
-    nats, steps, examples = readings.information, readings.count("steps", "step"), readings.count("examples", "example")
-    least = nats * THERMAL_ENERGY / readings.duration
-    if least.value is not None:
-        least = replace(least, method="ΔS·k_B·300 K·ln 2/t", why=f"t_max is the run's duration; {nats.why}")
+    steps, examples = readings.accounts.work["steps"], readings.accounts.work["examples"]
+    least = readings.information * THERMAL_ENERGY / readings.duration
     return {
         "6.1": {
             "E_used": readings.accounts.total,
@@ -261,7 +257,10 @@ def live(readings: Readings) -> Values:
             "B_actual": examples / steps,
         },
         "6.2": {"throughput": examples / readings.duration},
-        "6.3": {"P_min": least, "P_mean": readings.accounts.power},
+        "6.3": {
+            "P_min": readings.from_information(least, "ΔS·k_B·300 K·ln 2/t, t the run's duration"),
+            "P_mean": readings.accounts.power,
+        },
     }
 
 
@@ -275,5 +274,5 @@ def _batch_as_written(readings: Readings) -> Estimate:
         why = next((x.why for x in inputs if x.value is None), "needs a positive information, energy and step rate")
         return Estimate.unknown(unit, why)
     value = float(optimal_batch_as_written(*numbers))
-    why = f"no budget was set: E_budget taken as the energy used; {readings.information.why}"
-    return Estimate(value, 0.0, unit, Provenance.DERIVED, "√(E η_power/(ν₀ t))", why)
+    method = "√(E η_power/(ν₀ t)), E the energy used, since no budget was set"
+    return readings.from_information(Estimate(value, 0.0, unit, Provenance.DERIVED), method)

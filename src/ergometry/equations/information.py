@@ -212,6 +212,6 @@ def live(readings: Readings) -> Values:
     most = replace(joules / THERMAL_ENERGY, method="W_total/(k_B·300 K·ln 2)")
     fastest = replace(readings.peak_power / THERMAL_ENERGY, method="P_max/(k_B·300 K·ln 2)")
     return {
-        "9.1": {"I_max": most, "I": nats, "margin": replace(most / nats, method="I_max/I", why=nats.why)},
-        "9.3": {"I_rate_max": fastest, "I_rate": nats / readings.duration},
+        "9.1": {"I_max": most, "I": nats, "margin": readings.from_information(most / nats, "I_max/I")},
+        "9.3": {"I_rate_max": fastest, "I_rate": readings.from_information(nats / readings.duration, "I/t")},
     }

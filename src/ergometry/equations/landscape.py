@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
 from ergometry.equations.readings import Readings
@@ -118,15 +116,11 @@ SECTIONS = (
 def live(readings: Readings) -> Values:
     """Return what a run can say of this section now."""
     work = readings.gradient
-    ratio = work.alignment
-    if ratio.value is not None:
-        note = "Itô reading: above the midpoint's by the curvature term"
-        ratio = replace(ratio, why="; ".join(filter(None, (note, ratio.why))))
     return {
         "7.1": {
             "W_gradient": work.path,
             "delta_L": readings.loss_change,
-            "alignment_ito": ratio,
+            "alignment_ito": work.alignment,
             "W_ito": work.ito,
         },
         "7.2": {"delta_U": readings.loss_change},

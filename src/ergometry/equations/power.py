@@ -192,8 +192,8 @@ def live(readings: Readings) -> Values:
     """Return what a run can say of this section now."""
     part = readings.component_power
     compute, memory, communication = part("compute"), part("memory"), part("communication")
-    steps = readings.count("steps", "step")
-    flop_per_step = readings.count("flops", "flop") / steps
+    steps = readings.accounts.work["steps"]
+    flop_per_step = readings.accounts.work["flops"] / steps
     return {
         "2.1": {
             "P_sum": replace(total([compute, memory, communication]), method="P_compute + P_memory + P_communication"),
@@ -207,7 +207,7 @@ def live(readings: Readings) -> Values:
         "2.2": {
             "nu_0": readings.step_rate,
             "flop_per_step": flop_per_step,
-            "shortfall": flop_per_step / readings.count("parameters", "parameter"),
+            "shortfall": flop_per_step / readings.accounts.work["parameters"],
         },
-        "2.3": {"bytes_per_step": readings.count("bytes", "byte") / steps},
+        "2.3": {"bytes_per_step": readings.accounts.work["bytes"] / steps},
     }

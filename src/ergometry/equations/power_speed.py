@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
 from ergometry.equations.readings import Readings
@@ -166,10 +164,8 @@ SECTIONS = (
 
 def live(readings: Readings) -> Values:
     """Return what a run can say of this section now."""
-    nats, peak = readings.information, readings.peak_power
-    least = nats * THERMAL_ENERGY / peak
-    if least.value is not None:
-        least = replace(least, method="ΔS·k_B·300 K·ln 2/P_max", why=nats.why)
+    peak = readings.peak_power
+    least = readings.from_information(readings.information * THERMAL_ENERGY / peak, "ΔS·k_B·300 K·ln 2/P_max")
     return {
         "5.1": {"nu_0": readings.step_rate, "P_max": peak},
         "5.2": {"t_min": least, "P_max": peak, "t_actual": readings.duration},

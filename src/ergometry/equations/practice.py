@@ -197,7 +197,7 @@ def live(readings: Readings) -> Values:
     peak = readings.peak_power
     scheduled = replace(peak * (2.0 / 3.0), method="⅔ P_max, the schedule's mean")
     worst = float(schedule_speed_factor(WORST_ALPHA))
-    parameters = readings.count("parameters", "parameter")
+    parameters = readings.accounts.work["parameters"]
     term = peak / readings.step_rate / parameters / readings.gradient.mean_grad_sq
     return {
         "8.1": {
@@ -210,5 +210,5 @@ def live(readings: Readings) -> Values:
             "power_term": replace(term, method="P_max/(ν₀ N |g|²), minibatch gradient"),
             "eta_used": readings.gradient.learning_rate,
         },
-        "8.3": {"B_actual": readings.count("examples", "example") / readings.count("steps", "step")},
+        "8.3": {"B_actual": readings.accounts.work["examples"] / readings.accounts.work["steps"]},
     }

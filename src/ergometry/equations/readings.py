@@ -11,6 +11,7 @@ from ergometry.core.run import Run
 from ergometry.core.series import LOSSES
 from ergometry.equations.codelength import read_information
 from ergometry.equations.displacement import GradientWork, read_gradient_work
+from ergometry.equations.rows import last_rows
 from ergometry.work.accounts import Accounts
 
 BIN_S = 1.0
@@ -39,29 +40,24 @@ class Readings:
     gradient: GradientWork
     loss_change: Estimate
 
-    def count(self, name: str, unit: str) -> Estimate:
-        """Return an entry of the accounts' ``work`` in the unit given, unknown if it is absent."""
-        entry = self.accounts.work.get(name)
-        if entry is None:
-            return Estimate.unknown(unit, f"needs the {name} of the run, which were not counted")
-        return replace(entry, unit=unit)
-
     def component_power(self, component: str) -> Estimate:
         """Return the mean power of one component, W."""
-        joules = self.accounts.by_component.get(component)
-        if joules is None:
-            return Estimate.unknown("W", f"needs the energy of {component}, which was not attributed")
-        return joules / self.duration
+        return self.accounts.by_component[component] / self.duration
+
+    def from_information(self, found: Estimate, method: str) -> Estimate:
+        """Return what was computed from the information, pointing to 1.2 for what was inferred to have it."""
+        if found.value is None:
+            return found
+        return replace(found, method=method, why="the information is inferred: see information_nat in 1.2")
 
 
 def read(run: Run, accounts: Accounts) -> Readings:
     """Return what the equations read of a run."""
     duration = Estimate(run.duration_s, 0.0, "s", Provenance.MEASURED, "monotonic clock")
-    steps = accounts.work.get("steps", Estimate.unknown("step", "needs training steps, of which none was counted"))
     return Readings(
         accounts=accounts,
         duration=duration,
-        step_rate=replace(steps, unit="step") / duration,
+        step_rate=accounts.work["steps"] / duration,
         peak_power=read_peak_power(run, accounts),
         information=read_information(run),
         gradient=read_gradient_work(run),
@@ -87,7 +83,7 @@ def read_peak_power(run: Run, accounts: Accounts) -> Estimate:
 
 
 def _loss_change(run: Run) -> Estimate:
-    losses = run.table(LOSSES)["loss"]
+    losses = last_rows(run.table(LOSSES))["loss"]
     finite = losses[np.isfinite(losses)]
     if len(finite) < 2:
         return Estimate.unknown("loss", "needs two steps with a finite loss")

@@ -1,4 +1,4 @@
-"""Phases by an accelerator's own time: events recorded in its stream where phases change, read when they have passed."""
+"""Phases by an accelerator's own time: events put into its stream where phases change, read when passed."""
 
 from __future__ import annotations
 

@@ -12,9 +12,7 @@ import torch
 class Inference:
     """What the user stated, and how the rest was inferred."""
 
-    def __init__(
-        self, examples: float | None = None, tokens: float | None = None, classes: int | None = None
-    ) -> None:
+    def __init__(self, examples: float | None = None, tokens: float | None = None, classes: int | None = None) -> None:
         self.examples, self.tokens = examples, tokens
         self.classes = classes
         self.reasons: dict[str, str] = {}

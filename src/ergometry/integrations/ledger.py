@@ -196,10 +196,7 @@ class Ledger:
         if plan.parameters == 0:
             return None, samples
         exact = self._exact_due(dense, plan, step_s)
-        if exact:
-            blocks = [(i, 0, p.numel()) for i, p in enumerate(dense)]
-        else:
-            blocks = plan.draw(self._stream)
+        blocks = [(i, 0, p.numel()) for i, p in enumerate(dense)] if exact else plan.draw(self._stream)
         return Sample(dense, blocks, plan.parameters, exact=exact), samples
 
     def _exact_due(self, dense: Sequence[torch.Tensor], plan: Plan, step_s: float) -> bool:
@@ -216,4 +213,3 @@ class Ledger:
             kinds.setdefault((p.device, p.dtype), []).append(p)
         largest = max(kinds.values(), key=lambda tensors: sum(p.numel() for p in tensors))
         return largest, Plan([p.numel() for p in largest])
-

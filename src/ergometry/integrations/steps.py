@@ -22,9 +22,10 @@ Emit = Callable[..., None]
 class StepMachine:
     """Turns phase events, each with its time in seconds, into rows of ``steps``, ``losses`` and ``evaluations``."""
 
-    def __init__(self, emit: Emit, on_switch: Callable[[int], None] | None = None) -> None:
+    def __init__(self, emit: Emit) -> None:
         self._emit = emit
-        self._on_switch = on_switch
+        self.on_switch: Callable[[int], None] | None = None
+        """Told which phase has ended, at every change."""
         self.index = 0
         """Number of the step that is open, or of the next one to open."""
         self.open = False
@@ -65,8 +66,8 @@ class StepMachine:
 
     def _switch(self, phase: int, now_s: float) -> None:
         self._gap[self._phase] += now_s - self._since_s
-        if self._on_switch is not None:
-            self._on_switch(self._phase)
+        if self.on_switch is not None:
+            self.on_switch(self._phase)
         self._phase, self._since_s = phase, now_s
 
     @property

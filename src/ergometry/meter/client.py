@@ -10,6 +10,7 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ class RecorderClient:
         self.origin_s = origin_s
         self.file = file
         self._ring = RingWriter(memory)
-        self.write = self._ring.write
+        self.write: Callable[..., None] = self._ring.write
         self.finished = False
         self._windows: dict[str, int] = {}
         os.register_at_fork(after_in_child=self.silence)
@@ -98,7 +99,9 @@ class RecorderClient:
         while self.memory.word(shared.STATE) == shared.STARTING and time.monotonic() < end:
             time.sleep(0.001)
         if self.memory.word(shared.STATE) == shared.FAILED:
-            raise RecorderError(expected="a recorder", got=self.memory.error, remedy="see that the store can be written")
+            raise RecorderError(
+                expected="a recorder", got=self.memory.error, remedy="see that the store can be written"
+            )
 
     def silence(self) -> None:
         """Write nothing from here on (in a forked child, whose rows are not the run's)."""

@@ -72,7 +72,7 @@ class Recorder:
         for sensor in self.sensors:
             self.writer.declare_samples(sensor.source, sensor.signals)
         for source in availability:
-            if not source.present and "permission" in source.why.lower():
+            if source.remedy and "permission" in source.why.lower():
                 self.writer.notice("sensor.unreadable", f"{source.why}; {source.remedy}", self.now())
         if not self.sensors:
             whys = "; ".join(f"{a.source}: {a.why}" for a in availability if not a.present)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,7 +28,7 @@ MOST_BINS = 600
 _MOST_BLOCKS = 120
 
 #: Modelled joules are hatched wherever they are drawn.
-_HATCH = {"shape": "/", "size": 6, "solidity": 0.3}
+_HATCH = {"shape": "/", "size": 7, "solidity": 0.3}
 
 #: The phases from the bottom of the stack to its top: what trains first.
 STACK = ("forward", "backward", "optimizer", "data", "evaluation", "other")
@@ -54,7 +54,7 @@ class View:
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure: its name in the page, title, what a reader should know to read it, and one view or more."""
+    """A figure: its name in the page, title, what a reader should know to read it, one view or more, and its width."""
 
     name: str
     title: str
@@ -67,13 +67,17 @@ def figures(book: Book) -> list[Figure]:
     """Return the figures that a run has the data for."""
     makers: tuple[Callable[[Book], Figure | None], ...] = (
         power_over_time,
-        cumulative_energy,
         loss_against_energy,
+        cumulative_energy,
         energy_per_example,
         learning_rate,
         gradient_work,
     )
-    return [figure for figure in (make(book) for make in makers) if figure is not None]
+    drawn = [figure for figure in (make(book) for make in makers) if figure is not None]
+    halves = [i for i, figure in enumerate(drawn) if not figure.wide]
+    if len(halves) % 2:  # the last one has no neighbour
+        drawn[halves[-1]] = replace(drawn[halves[-1]], wide=True)
+    return drawn
 
 
 def power_over_time(book: Book) -> Figure | None:
@@ -144,8 +148,8 @@ def loss_against_energy(book: Book) -> Figure | None:
     data = _line(_means(spent, starts)[0] / scale, mean, spread, "accent", "loss", False)
     each = math.ceil(len(loss) / len(starts))
     caption = f"Mean of each {each} minibatches, ± their spread." if each > 1 else "Each minibatch."
-    plot = _plot(data, axis, "loss")
-    return Figure("loss", title, caption, (View("", (("accent", "training loss, measured", False),), plot),))
+    view = View("", (("accent", "training loss, measured", False),), _plot(data, axis, "loss"))
+    return Figure("loss", title, caption, (view,), wide=True)
 
 
 def energy_per_example(book: Book) -> Figure | None:
@@ -280,7 +284,7 @@ def _stack(label: str, parts: list[Part], edges: Array, unit: str) -> View:
     for part in parts:
         layer = _curve(edges, np.append(part.power, part.power[-1]), part.role, part.name, shape="hv")
         layer.update(stackgroup="power", hovertemplate=f"{part.name} %{{y:.4s}}W<extra></extra>")
-        layer["line"]["width"] = 0.5
+        layer["line"]["width"] = 0
         if part.modelled:
             layer["fillpattern"] = dict(_HATCH)
         data.append(layer)

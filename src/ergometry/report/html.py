@@ -33,6 +33,7 @@ def html(book: Book) -> str:
         entries=tables.entries(book),
         figures=drawn,
         overhead=Estimate.from_json(book.summary["overhead"]["fraction"]),
+        labels=tables.LABELS,
         provenances=tables.PROVENANCES,
         verdicts=tables.VERDICTS,
         plots=embedded({figure.name: [view.plot for view in figure.views] for figure in drawn}),

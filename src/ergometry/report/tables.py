@@ -9,7 +9,7 @@ from typing import Any
 from ergometry.core.estimate import Estimate, Provenance
 from ergometry.equations.catalogue import CATALOGUE
 from ergometry.report.book import Book
-from ergometry.report.words import duration, grouped, listed, percent, quantity
+from ergometry.report.words import NO_BREAK, duration, grouped, listed, percent, quantity
 
 #: What each provenance means, for a legend.
 PROVENANCES = {
@@ -113,6 +113,22 @@ def loss_words(book: Book) -> str:
     return f"{first} → {last} (best {best})" if (first, last, best) != ("–", "–", "–") else "–"
 
 
+LABELS = {
+    "communication_bytes": "bytes communicated",
+    "bytes": "bytes moved",
+    "flops": "FLOP",
+    "peak_memory_bytes": "peak memory",
+    "step_s": "time per step",
+    "power_w": "mean power",
+    "flop_per_s": "compute rate",
+    "mfu": "FLOP/s over peak (MFU)",
+    "j_per_step": "energy per step",
+    "j_per_example": "energy per example",
+    "j_per_flop": "energy per FLOP",
+}
+"""What a reader calls the work and the rates whose name in the summary is not already a word."""
+
+
 def label(estimate: Estimate) -> str:
     """Return a number's provenance and method, for a reader: ``measured: rapl package-0``."""
     return f"{estimate.provenance}: {estimate.method}" if estimate.method else str(estimate.provenance)
@@ -123,23 +139,28 @@ def story(book: Book) -> list[str]:
     return [sentence for sentence in (_cost(book), _bought(book), _went(book), _caveat(book)) if sentence]
 
 
+def _tight(estimate: Estimate) -> str:
+    """Return a quantity that no line break parts from its error or unit."""
+    return quantity(estimate).replace(" ", NO_BREAK)
+
+
 def _cost(book: Book) -> str:
     spent, power, run = book.accounts.total, book.accounts.power, book.summary["run"]
     verb = "has run for" if run["status"] == "running" else "took"
     if spent.value is None:
         return f"This run {verb} {duration(run['duration_s'])}. Its energy is not known: {spent.why}."
-    return f"This run {verb} {duration(run['duration_s'])} and {quantity(spent)}, a mean of {quantity(power)}."
+    return f"This run {verb} {duration(run['duration_s'])} and {_tight(spent)}, a mean of {_tight(power)}."
 
 
 def _bought(book: Book) -> str:
     done, loss = book.accounts.work, book.summary["loss"]
     if not done["steps"].value:
         return "No training step was seen in it."
-    words = f"It trained {_model(done['parameters'])} for {quantity(done['steps'])}"
-    seen = [quantity(done[name]) for name in ("examples", "tokens") if done[name].known]
+    words = f"It trained {_model(done['parameters'])} for {_tight(done['steps'])}"
+    seen = [_tight(done[name]) for name in ("examples", "tokens") if done[name].known]
     words += f" on {' ('.join(seen)}{')' if len(seen) > 1 else ''}" if seen else ""
     each = book.accounts.rates["j_per_example"]
-    words += f", {quantity(each).replace('/example', '')} an example" if each.known else ""
+    words += f", {_tight(each).replace('/example', '')} an example" if each.known else ""
     if loss["first"] is not None and loss["last"] is not None:
         moved = "fell" if loss["last"] < loss["first"] else "went"
         words += f", and the loss {moved} from {loss['first']:#.4g} to {loss['last']:#.4g}"

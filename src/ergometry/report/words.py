@@ -17,6 +17,8 @@ _COUNTED = ("step", "example", "token", "parameter")
 #: An error this small beside its value is the rounding of floats, not something known.
 _NO_ERROR = 1e-9
 
+_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
 UNKNOWN = "–"
 """What stands where a value is not known."""
 
@@ -45,13 +47,32 @@ def show(estimate: Estimate) -> Shown:
         return Shown(f"{value:.4g}", f"{stderr:.2g}", plural) if has_error else Shown(grouped(value), "", plural)
     unit = "B" if unit == "byte" else unit
     # The prefix is chosen for the larger of the two, so that neither of "0 ± 3 kJ" is written out in joules.
-    anchor = max(abs(value), stderr or 0.0) if has_error else value
-    prefix = _prefix(anchor, unit)
-    scale = 10.0 ** -_PREFIXES[prefix]
-    if has_error:
-        number, _, error = round_to_error(value * scale, (stderr or 0.0) * scale).partition(" ± ")
-        return Shown(number, error, prefix + unit)
-    return Shown(f"{value * scale:.4g}", "", prefix + unit)
+    anchor = max(abs(value), stderr or 0.0) if has_error else abs(value)
+    exponent, shown = _scale(anchor, unit)
+    value, error = value * 10.0**-exponent, (stderr or 0.0) * 10.0**-exponent
+    if not has_error:
+        return Shown(f"{value:.4g}", "", shown)
+    return Shown(*_aligned(*round_to_error(value, error).split(" ± ")), shown)
+
+
+def _scale(anchor: float, unit: str) -> tuple[int, str]:
+    """Return the power of ten to take out of a value, and its unit then: with an SI prefix, or with that power."""
+    if unit and 1e-15 <= anchor < 1e21:
+        prefix = human(anchor, unit).split(" ", 1)[1].removesuffix(unit)
+        if _PREFIXES.get(prefix):
+            return _PREFIXES[prefix], prefix + unit
+    if anchor == 0 or 1e-4 <= anchor < 1e6:
+        return 0, unit
+    exponent = math.floor(math.log10(anchor))
+    return exponent, f"×10{str(exponent).translate(_SUPERSCRIPTS)} {unit}".strip()
+
+
+def _aligned(value: str, error: str) -> tuple[str, str]:
+    """Return a value and its error with equally many decimals: 1.00 ± 0.63, not 1 ± 0.63."""
+    if "e" in value + error:
+        return value, error
+    decimals = max(len(text.partition(".")[2]) for text in (value, error))
+    return f"{float(value):.{decimals}f}", f"{float(error):.{decimals}f}"
 
 
 def quantity(estimate: Estimate) -> str:
@@ -61,18 +82,10 @@ def quantity(estimate: Estimate) -> str:
     '20.48 ± 0.13 kJ'
     >>> quantity(Estimate(6400.0, 0.0, "example")).replace(NO_BREAK, "_")
     '6_400 examples'
-    >>> quantity(Estimate.unknown("J", "no sensor"))
-    '–'
+    >>> quantity(Estimate(2.8e-21, None, "J")), quantity(Estimate.unknown("J", "no sensor"))
+    ('2.8 ×10⁻²¹ J', '–')
     """
     return str(show(estimate))
-
-
-def _prefix(value: float, unit: str) -> str:
-    """Return the SI prefix a value is shown with: none beyond femto and exa, where exponents read better."""
-    if not unit or not 1e-15 <= abs(value) < 1e21:
-        return ""
-    prefix = human(value, unit).split(" ", 1)[1].removesuffix(unit)
-    return prefix if prefix in _PREFIXES else ""
 
 
 def grouped(value: float) -> str:

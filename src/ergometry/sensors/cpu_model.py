@@ -11,7 +11,8 @@ second thread of a core adds a third of what the first did. Its error is that of
 other two: ``benchmarks/cpu_model.py`` prints it and holds the constants below to the fit. The same model with full
 power in proportion to TDP misses these machines by about three times as much.
 
-What that error does not hold: other workloads than these integer and floating-point loops (wide vector code draws more,
+What that error does not hold: that scale and shape were chosen looking at the same three machines (other shapes
+on this scale: 14 to 22 %); other workloads than these integer and floating-point loops (wide vector code draws more,
 up to TDP), parts without two threads a core, memory and board (only the package is modelled), and in a virtual
 machine the neighbours' doings.
 """

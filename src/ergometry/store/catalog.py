@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -51,7 +52,7 @@ def list_runs(store: Path, tag: str | None = None) -> list[RunInfo]:
         StoreError: the store is a file, or may not be read; choose another with ``--store``.
     """
     runs = [describe(folder) for folder in _run_folders(store)]
-    return sorted((run for run in runs if tag is None or tag in run.tags), key=lambda run: (run.started or "", run.id))
+    return sorted((run for run in runs if tag is None or tag in run.tags), key=_when)
 
 
 def describe(run_folder: Path) -> RunInfo:
@@ -165,6 +166,11 @@ def _is_file(path: Path) -> bool:
         return path.is_file()
     except OSError:  # a name too long, say
         return False
+
+
+def _when(run: RunInfo) -> tuple[str, str]:
+    """Return what runs are sorted by: the digits of the start; of one that has not said it yet, those of its id."""
+    return re.sub(r"\D", "", run.started or run.id[:15]), run.id
 
 
 def _words(value: Any) -> tuple[str, ...]:

@@ -41,7 +41,7 @@ def test_ls_fits_eighty_columns_and_cuts_only_what_is_long(erg):
     assert max(map(len, lines)) <= 80
     for word in ("20260101-000000-aaaa", "completed", "1.0 s", "01-02 03:04"):
         assert word in lines[1]
-    for word in ("20260102-000000-bbbb", "a name", "[red", "0:01:39", "01-03 00:00"):
+    for word in ("20260102-000000-bbbb", "a na", "[red", "0:01:39", "01-03 00:00"):
         assert word in lines[2]
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from ergometry.core.domain import Domain, assert_disjoint, cover
 from ergometry.core.trace import Trace
-from ergometry.sensors.rapl import Rapl, open_rapl
+from ergometry.sensors.rapl import Rapl, find_zones, open_rapl
 
 LAPTOP = {
     "intel-rapl:0": ("package-0", 5_000_000),
@@ -82,6 +82,7 @@ def test_mmio_repeats_are_skipped(powercap):
     mmio = {"intel-rapl-mmio:0": ("package-0", 5_000_123), "intel-rapl-mmio:0:0": ("dram", 2_000_123)}
     assert joules(opened(powercap(LAPTOP | mmio))) == joules(opened(powercap(LAPTOP)))
     assert covered_j(opened(powercap(LAPTOP | mmio))) == 7.0
+    assert not any("mmio" in zone.key for zone in find_zones(powercap(LAPTOP | mmio)))
 
 
 def test_mmio_is_used_where_it_is_all_there_is(powercap):

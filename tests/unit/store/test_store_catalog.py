@@ -37,8 +37,8 @@ def store(tmp_path: Path) -> Path:
 
 def test_runs_are_listed_by_their_labels(store):
     runs = list_runs(store)
-    assert [run.id[-4:] for run in runs] == ["dddd", "aaaa", "bbbb", "cccc"]
-    first = runs[1]
+    assert [run.id[-4:] for run in runs] == ["aaaa", "bbbb", "dddd", "cccc"]
+    first = runs[0]
     assert (first.name, first.tags, first.started, first.status) == (
         "base",
         ("a", "b"),
@@ -47,9 +47,14 @@ def test_runs_are_listed_by_their_labels(store):
     )
     assert (first.duration_s, first.command) == (load(first.path).duration_s, ("train.py", "--lr", "0.01"))
     assert first.disk_bytes == sum(p.stat().st_size for p in first.path.iterdir())
-    assert [run.status for run in runs] == ["unreadable", "completed", "completed", "running"]
-    assert "not a SQLite file" in (runs[0].error or "")
-    assert runs[1].to_json()["path"] == str(first.path)
+    assert [run.status for run in runs] == ["completed", "completed", "unreadable", "running"]
+    assert "not a SQLite file" in (runs[2].error or "")
+    assert first.to_json()["path"] == str(first.path)
+
+
+def test_a_run_that_has_not_said_its_start_yet_is_placed_by_its_id(store):
+    stored(store, "20260102-120000-eeee", started=None, finished=False)
+    assert [run.id[-4:] for run in list_runs(store)] == ["aaaa", "bbbb", "dddd", "eeee", "cccc"]
 
 
 def test_runs_are_listed_by_tag(store):

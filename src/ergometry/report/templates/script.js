@@ -19,8 +19,8 @@
     if (trace.meta.band) copy.line.color = "rgba(0, 0, 0, 0)";
     if (trace.stackgroup || trace.meta.band) copy.fillcolor = alpha(role, trace.meta.band ? 0.2 : 0.85);
     if (trace.fillpattern) {
-      copy.fillpattern = { ...trace.fillpattern, fgcolor: trace.meta.band ? alpha(role, 0.7) : colour("card"),
-                           bgcolor: copy.fillcolor, fillmode: "replace" };
+      copy.fillpattern = { ...trace.fillpattern, bgcolor: alpha(role, trace.meta.band ? 0.12 : 0.5),
+                           fgcolor: alpha(role, trace.meta.band ? 0.5 : 1), fillmode: "replace" };
     }
     return copy;
   };

@@ -1,0 +1,389 @@
+"""What each patched entry point of torch does: time it, tell the step machine, and count, read or copy what is due.
+
+None of it draws a random number, synchronises a device or changes a tensor. A fault of ours ends the watching, never
+the training.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+import resource
+import sys
+import time
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from ergometry.core import series
+from ergometry.integrations.device_time import DeviceTimer
+from ergometry.integrations.flops import CountingMode, FlopCounts, signature
+from ergometry.integrations.inspect_call import Inference, batch_size, classes_of
+from ergometry.integrations.losses import LossReader
+from ergometry.integrations.optimizers import OptimizerWatch
+from ergometry.integrations.pending import Pending
+from ergometry.integrations.steps import StepMachine
+from ergometry.meter.client import RecorderClient
+
+_HOUSEKEEPING_S = 1.0
+_COUNTING_SHARE = 0.005
+_DISPATCH_SHARE = 0.3  # of a counted call, about what dispatching through Python adds
+
+Original = Callable[..., Any]
+
+
+class Tracer:
+    """What is known of the training so far. ``inside`` and ``dead`` are read by every patch before anything else."""
+
+    def __init__(self, client: RecorderClient, inference: Inference, *, only: set[int] | None = None) -> None:
+        """Follow the optimizers whose identities are in ``only``; None follows all."""
+        self.client, self.inference, self.only = client, inference, only
+        self.inside = self.dead = False
+        self.machine = StepMachine(self._emit)
+        self.pending = Pending()
+        self.optimizers = OptimizerWatch(self._emit, self.pending)
+        self.losses = LossReader(
+            self.machine, self.pending, lambda step, loss: self._emit(series.LOSSES, step, self.now(), loss)
+        )
+        self.counts = FlopCounts()
+        self._uncounted: set[str] = set()
+        self._clock = time.perf_counter
+        self._origin_s = client.origin_s
+        self._device: torch.device | None = None
+        self._timer: DeviceTimer | None = None
+        self._roots: weakref.WeakKeyDictionary[torch.nn.Module, bool] = weakref.WeakKeyDictionary()
+        self._parameter_ids: set[int] = set()
+        self._parameters = 0
+        self._trains_in_eval = self._eval_with_grad = False
+        self._batch: dict[int, list[float]] = {}
+        self._passes: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+        self._pass_of: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+        self._last_pass = 0
+        self._optimizer_steps = 0
+        self._step_s, self._step_seen, self._step_began_s = 0.0, -1, 0.0
+        self._flops_s = self._hook_s = self._housekept_s = 0.0
+        self._hooks = 0
+
+    def now(self) -> float:
+        """Return seconds since the run's origin."""
+        return self._clock() - self._origin_s
+
+    def _emit(self, kind: series.Series, *values: float) -> None:
+        self.client.write(kind, *values)
+
+    def die(self) -> None:
+        """Watch nothing from here on: in a forked child, whose training is not this run's."""
+        self.dead = True
+
+    def fault(self, error: Exception) -> None:
+        """End the watching: a fault of ours is said, and the training goes on."""
+        if not self.dead:
+            self.dead, self.inside = True, False
+            trace = error.__traceback__
+            while trace is not None and trace.tb_next is not None:
+                trace = trace.tb_next
+            where = f" ({trace.tb_frame.f_code.co_name}:{trace.tb_lineno})" if trace else ""
+            self.client.notice("torch.unsupported", f"{type(error).__name__}: {error}{where}")
+
+    def _spent(self, began: float, called: float, returned: float) -> None:
+        self._hooks += 1
+        self._hook_s += (called - began) + (self._clock() - returned)
+
+    # Outermost module calls
+
+    def call(self, original: Original, module: torch.nn.Module, args: Any, kwargs: Any) -> Any:
+        """Run an outermost module call, timed, and once per signature counted."""
+        began = self._clock()
+        try:
+            grad = torch.is_grad_enabled()
+            has_parameters = self._has_parameters(module, training=grad)
+            if not (grad or has_parameters):
+                return original(module, *args, **kwargs)  # a loss or a metric of an evaluation
+            starts = grad and has_parameters and (module.training or self._trains_in_eval)
+            evaluation = self.machine.forward_begin(
+                training=grad and (starts or not has_parameters), starts_step=starts, now_s=began - self._origin_s
+            )
+            depth = self.machine.depth
+            if starts:
+                self._training_forward(began - self._origin_s)
+            mode, key = self._count_forward(module, args, kwargs) if starts else (None, None)
+        except Exception as error:
+            self.fault(error)
+            return original(module, *args, **kwargs)
+        called = self._clock()
+        out = self._guarded(mode, depth, original, module, args, kwargs)
+        returned = self._clock()
+        try:
+            if not self.dead:
+                self._called(module, args, kwargs, out, evaluation=evaluation, starts=starts)
+                self._counted(mode, key, returned - called, backward=False)
+        except Exception as error:
+            self.fault(error)
+        self._spent(began, called, returned)
+        return out
+
+    def _guarded(
+        self, mode: CountingMode | None, depth: int, original: Original, subject: Any, args: Any, kwargs: Any
+    ) -> Any:
+        """Run the script's own call; whatever it raises passes through, and the phases are set right."""
+        self.inside = True
+        try:
+            if mode is None:
+                return original(subject, *args, **kwargs)
+            with mode:
+                return original(subject, *args, **kwargs)
+        except BaseException:
+            if not self.dead:
+                self.machine.unwind(depth - 1, self.now())
+            raise
+        finally:
+            self.inside = False
+
+    def expect(self, model: torch.nn.Module) -> None:
+        """Count a model's parameters before its first call."""
+        self._has_parameters(model, training=True)
+
+    def _has_parameters(self, module: torch.nn.Module, *, training: bool) -> bool:
+        known = self._roots.get(module)
+        if known is not None:
+            return known
+        parameters = list(module.parameters())
+        if training and parameters:
+            self._roots[module] = True
+            for p in parameters:
+                # An uninitialised (lazy) parameter has no size yet.
+                if id(p) not in self._parameter_ids and not torch.nn.parameter.is_lazy(p):
+                    self._parameter_ids.add(id(p))
+                    self._parameters += p.numel()
+            self._found_device(parameters[0].device)
+            self.client.meta(parameters=self._parameters, devices=self._device_names())
+        elif not parameters:
+            self._roots[module] = False
+        return bool(parameters)
+
+    def _found_device(self, device: torch.device) -> None:
+        if self._device is not None or device.type in ("cpu", "meta"):
+            return
+        self._device = device
+        new_event = functools.partial(torch.get_device_module(device).Event, enable_timing=True)
+        index = float(device.index if device.index is not None else 0)
+        timer = DeviceTimer(new_event, lambda step, sums: self._emit(series.DEVICE_STEPS, step, index, *sums))
+        self._timer = timer
+        self.machine.on_switch = lambda phase: timer.mark(phase, self.machine.index)
+
+    def _device_names(self) -> list[str]:
+        if self._device is None:
+            return ["cpu"]
+        with contextlib.suppress(Exception):
+            return [str(torch.get_device_module(self._device).get_device_name(self._device))]
+        return [str(self._device)]
+
+    def _training_forward(self, now_s: float) -> None:
+        if self.machine.index != self._step_seen:
+            took_s = now_s - self._step_began_s
+            if self._step_seen >= 0:
+                self._step_s = took_s if not self._step_s else 0.9 * self._step_s + 0.1 * took_s
+            self._step_seen, self._step_began_s = self.machine.index, now_s
+        self.machine.loader_pass = self._last_pass
+
+    def _called(self, module: Any, args: Any, kwargs: Any, out: Any, *, evaluation: bool, starts: bool) -> None:
+        now = self.now()
+        if evaluation:
+            self._eval_with_grad = torch.is_grad_enabled()
+            examples, _ = batch_size(args, kwargs, self.inference)
+            self.machine.forward_end(now, evaluation=True, counts=(1.0, 0.0 if math.isnan(examples) else examples))
+            return
+        self.machine.forward_end(now, evaluation=False)
+        if starts and self.machine.counting:
+            examples, tokens = batch_size(args, kwargs, self.inference)
+            seen = self._batch.setdefault(id(module), [0.0, 0.0])
+            seen[0] += examples
+            seen[1] += tokens
+            if self.machine.index == 0 and self.inference.classes is None:
+                self.inference.classes = classes_of(out)
+
+    # FLOP
+
+    def _count_forward(self, module: torch.nn.Module, args: Any, kwargs: Any) -> tuple[CountingMode | None, Any]:
+        key = signature(module, args, kwargs)
+        self.counts.called(key)
+        return self._known_or_mode(self.counts.forward(key)), key
+
+    def _known_or_mode(self, known: int | None) -> CountingMode | None:
+        """Add the FLOP that are known, or return a mode to count under, unless counting has cost enough already."""
+        if known is not None:
+            self.machine.add_flops(known)
+            return None
+        # Shapes that never repeat must not make every step a counted one.
+        return self.counts.mode() if self._flops_s <= 1.0 + _COUNTING_SHARE * self.now() else None
+
+    def _counted(self, mode: CountingMode | None, key: Any, took_s: float, *, backward: bool) -> None:
+        if mode is not None:
+            self.machine.add_flops(self.counts.keep(key, mode, backward=backward))
+            self._uncounted |= mode.uncounted
+            self._flops_s += _DISPATCH_SHARE * took_s
+
+    # Backward
+
+    def backward(self, original: Original, tensors: Any, args: Any, kwargs: Any) -> Any:
+        """Run a backward, timed; the scalar it is called on is the step's loss."""
+        began = self._clock()
+        machine = self.machine
+        try:
+            if self._eval_with_grad:
+                # The last forward was taken for an evaluation, since the module is in eval mode; it trains so.
+                self._trains_in_eval, self._eval_with_grad = True, False
+            machine.backward_begin(began - self._origin_s)
+            depth = machine.depth
+            if machine.backwards == 0:
+                machine.loader_pass = self._last_pass
+            key = self.counts.backward_key()
+            mode = self._known_or_mode(self.counts.backward(key)) if key else None
+        except Exception as error:
+            self.fault(error)
+            return original(tensors, *args, **kwargs)
+        called = self._clock()
+        out = self._guarded(mode, depth, original, tensors, args, kwargs)
+        returned = self._clock()
+        try:
+            if not self.dead:
+                self._backward_done(tensors)
+                self._counted(mode, key, returned - called, backward=True)
+        except Exception as error:
+            self.fault(error)
+        self._spent(began, called, returned)
+        return out
+
+    def _backward_done(self, tensors: Any) -> None:
+        machine, now = self.machine, self.now()
+        if machine.counting:
+            if self._batch:
+                # Modules called one on another's output see the same examples; one called twice sees more.
+                sizes = self._batch.values()
+                machine.add_examples(max(size[0] for size in sizes), max(size[1] for size in sizes))
+            self.losses.read(tensors)
+        self._batch.clear()
+        if machine.in_optimizer:
+            self.optimizers.closure_backward()
+        machine.backward_end(now)
+
+    # Optimizers
+
+    def _followed(self, optimizer: Any) -> bool:
+        return not (
+            self.dead or torch.compiler.is_compiling() or (self.only is not None and id(optimizer) not in self.only)
+        )
+
+    def optimizer_begin(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        """Global hook before every optimizer's step."""
+        if not self._followed(optimizer):
+            return
+        began = self._clock()
+        try:
+            closure = len(args) > 1 or kwargs.get("closure") is not None
+            # A step that no forward opened is opened by this optimizer's end: its number is the next one.
+            self.optimizers.begin(optimizer, step=self.machine.index, step_s=self._step_s, closure=closure)
+            now = self._clock()
+            self.machine.optimizer_begin(now - self._origin_s)
+            self._spent(began, now, self._clock())
+        except Exception as error:
+            self.fault(error)
+
+    def optimizer_end(self, optimizer: Any, _args: Any, _kwargs: Any) -> None:
+        """Global hook after every optimizer's step."""
+        if not self._followed(optimizer):
+            return
+        began = self._clock()
+        try:
+            self._optimizer_steps += 1
+            found_inf = getattr(optimizer, "found_inf", None)
+            # On a device, whether a fused step was skipped is not known without waiting for it.
+            skipped = found_inf is not None and found_inf.device.type == "cpu" and bool(found_inf.item())
+            self.machine.optimizer_end(began - self._origin_s, skipped=skipped)
+            self.optimizers.end(optimizer, self.machine.index)
+            self.pending.poll()
+            if self._timer is not None:
+                self._timer.poll()
+            if began - self._origin_s - self._housekept_s > _HOUSEKEEPING_S:
+                self._housekeep(began - self._origin_s)
+            self._spent(began, began, began)
+        except Exception as error:
+            self.fault(error)
+
+    def scaler_step(self, original: Original, scaler: Any, args: Any, kwargs: Any) -> Any:
+        """Run ``GradScaler.step``: where no optimizer stepped, the step was skipped."""
+        before = self._optimizer_steps
+        out = original(scaler, *args, **kwargs)
+        if not self.dead and scaler.is_enabled() and self._optimizer_steps == before:
+            try:
+                now = self.now()
+                self.machine.optimizer_begin(now)
+                self.machine.optimizer_end(now, skipped=True)
+            except Exception as error:
+                self.fault(error)
+        return out
+
+    # Data
+
+    def iterate(self, original: Original, loader: Any) -> Any:
+        """Begin a pass over a loader's data, timed: its workers start here."""
+        if self.inside or self.machine.in_data:
+            return original(loader)
+        iterator = self._waiting(original, loader)
+        number = self._passes.get(loader, 0) + 1
+        self._passes[loader] = self._pass_of[iterator] = number
+        return iterator
+
+    def next_batch(self, original: Original, iterator: Any) -> Any:
+        """Wait for a batch, timed."""
+        if self.inside or self.machine.in_data:
+            return original(iterator)
+        batch = self._waiting(original, iterator)
+        self._last_pass = self._pass_of.get(iterator, 1)
+        return batch
+
+    def _waiting(self, original: Original, subject: Any) -> Any:
+        self.machine.data_begin(self.now())
+        depth = self.machine.depth
+        try:
+            return original(subject)
+        finally:
+            if not self.dead and self.machine.depth == depth:
+                self.machine.data_end(self.now())
+
+    # Once a second, and at the end
+
+    def _housekeep(self, now_s: float) -> None:
+        self._housekept_s = now_s
+        unit = 1 if sys.platform == "darwin" else 1024
+        peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+        self._emit(series.MEMORY, now_s, -1.0, float(peak_bytes))
+        if self._device is not None:
+            allocated = getattr(torch.get_device_module(self._device), "max_memory_allocated", None)
+            if allocated is not None:
+                self._emit(series.MEMORY, now_s, float(self._device.index or 0), float(allocated(self._device)))
+        self._emit(series.OVERHEAD, now_s, self.optimizers.ledger_s, self._flops_s, self._hooks, self._hook_s)
+
+    def finish(self) -> None:
+        """Emit what is left when the run ends."""
+        if self.dead:
+            return
+        try:
+            self.pending.drain()
+            if self._timer is not None:
+                self._timer.poll()
+                self._timer.flush()
+            self.machine.finish(self.now())
+            self._housekeep(self.now())
+            inference = self.inference
+            self.client.meta(inferred=inference.reasons, classes=inference.classes, parameters=self._parameters or None)
+            if self._uncounted:
+                self.client.notice("flops.uncounted", ", ".join(sorted(self._uncounted)))
+            if self.losses.unreadable:
+                self.client.notice("loss.unreadable", str(self.losses.unreadable))
+        except Exception as error:
+            self.fault(error)
+        self.dead = True
