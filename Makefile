@@ -6,6 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 LOCK := requirements/lock.txt
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
+# The torch that the hooks and FLOP counts were checked with; `make lock` keeps it.
+TORCH := torch==2.13.0
 # Stamps: what .venv holds already. "full" includes "run".
 RUN := $(VENV)/.set-up-run
 FULL := $(VENV)/.set-up-full
@@ -39,10 +41,10 @@ check: $(FULL) ## format, lint, types, rooms, dependencies; every tool runs, the
 bench: $(FULL) ## measure the figures that the README quotes, on this machine
 	@$(BIN)/python -m benchmarks
 
-lock: $(BIN)/python ## write requirements/lock.txt anew, from the newest versions in a clean environment
+lock: $(BIN)/python ## write requirements/lock.txt anew, from the newest versions (of all but torch) in a clean environment
 	@dir=$$(mktemp -d) && trap 'rm -rf "$$dir"' EXIT && $(BIN)/python -m venv "$$dir" && \
 	echo "installing the newest versions into a clean environment ..." && \
-	"$$dir/bin/python" -m pip install --quiet --disable-pip-version-check --no-input setuptools ".[torch,nvidia,parquet,test,dev]" && \
+	"$$dir/bin/python" -m pip install --quiet --disable-pip-version-check --no-input $(TORCH) setuptools ".[torch,nvidia,parquet,test,dev]" && \
 	"$$dir/bin/python" requirements/freeze.py > $(LOCK).new && mv $(LOCK).new $(LOCK) && echo "wrote $(LOCK)"
 
 clean: ## remove .venv, builds and caches; stored runs are kept

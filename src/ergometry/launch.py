@@ -45,31 +45,64 @@ def replace_process(config: dict[str, Any], words: list[str]) -> NoReturn:
     ``config`` keys: ``store`` (absolute), ``name``, ``tags``, ``sampling_hz``, ``live``, ``quiet``, ``module`` (the
     first word is a module), ``html``, ``token``, ``examples``, ``tokens``, ``classes``.
     """
-    flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # as multiprocessing does
     sys.stdout.flush()
     sys.stderr.flush()
+    flags = interpreter_flags(sys.orig_argv)
     os.execv(sys.executable, [sys.executable, *flags, _THIS_FILE, json.dumps(config), *words])
+
+
+def interpreter_flags(command: list[str]) -> list[str]:
+    """Return the interpreter's own options in its command line: what stands before the program, as it was typed.
+
+    >>> interpreter_flags(["python", "-X", "dev", "-uWerror", "-Im", "ergometry", "run", "-m", "train"])
+    ['-X', 'dev', '-uWerror', '-I']
+    """
+    flags, words = [], iter(command[1:])
+    for word in words:
+        if not word.startswith("-") or word in ("-", "--"):
+            break
+        if word.startswith("--"):
+            flags += [word, next(words, "")]  # --check-hash-based-pycs, the only long one that runs anything
+            continue
+        for i, letter in enumerate(word):
+            if letter in "cm":  # what follows is the program
+                return flags + ([word[:i]] if i > 1 else [])
+            if letter in "WX":  # what follows is its value
+                flags += [word] if word[i + 1 :] else [word, next(words, "")]
+                break
+        else:
+            flags.append(word)
+    return flags
 
 
 def main() -> None:
     """Be the measured process: ``sys.argv`` is [this file, the configuration, the script, its arguments…]."""
     config, words = json.loads(sys.argv[1]), sys.argv[2:]
     module = bool(config.get("module"))
-    sys.argv = list(words)
-    # A script is looked at before anything is started; a module only after, since finding it may run its package.
-    program = None if module else _script_program(words)
-    session = None if os.environ.get("ERGOMETRY_DISABLE") == "1" else Session(config, words)
-    if module:
-        try:
-            program = _module_program(words)
-        except ScriptNotFound:
-            if session is not None:
-                session.discard()
-            raise
+    # As the script would find them, were Python called with it.
+    leading = len(sys.orig_argv) - len(sys.argv)
+    sys.orig_argv[leading:] = ["-m", *words] if module else words
+    sys.argv = ["-m", *words[1:]] if module else list(words)
+    session = program = None
+    try:
+        if not module:
+            program = _script_program(words)  # looked at before anything is started
+        if os.environ.get("ERGOMETRY_DISABLE") != "1":
+            session = Session(config, words)
+        if module:
+            program = _module_program(words)  # only now, since finding it may run its package
+        if program is not None:
+            _run_code(program)
+    except ScriptNotFound as problem:
+        if session is not None:
+            session.discard()
+        _say(str(problem))
+        sys.exit(problem.exit_status)
+    except BaseException as error:
+        _end_by(error, session)
+        raise
     if program is None:
         _run_command(words, session)
-    else:
-        _run_code(program, session)
 
 
 class Session:
@@ -147,7 +180,7 @@ class Session:
         command = [sys.executable, "-P", "-m", "ergometry.report", str(self.folder)]
         if self.config.get("html"):
             command.append("--html")
-        subprocess.run(command, stdout=2, env=self._environment, cwd="/", check=False)
+        subprocess.run(command, stdout=2, env=self._environment, cwd=self._folder_at_start, check=False)
 
 
 def _run_folder(store: Path, run_id: str) -> tuple[Path, str]:
@@ -163,8 +196,12 @@ def _run_folder(store: Path, run_id: str) -> tuple[Path, str]:
 
 
 def _say(text: str) -> None:
+    _write(f"erg: {text}\n")
+
+
+def _write(text: str) -> None:
     with contextlib.suppress(OSError, ValueError, AttributeError):
-        sys.stderr.write(f"erg: {text}\n")
+        sys.stderr.write(text)
         sys.stderr.flush()
 
 
@@ -221,13 +258,15 @@ def _script_program(words: list[str]) -> Program | None:
                 expected="a script or a command", got=script, remedy="check the path, or that it can be executed"
             )
         return None
-    path = os.path.abspath(script)  # noqa: PTH100 - __file__ keeps the links that were typed, as Python's does
+    path = os.path.join(os.getcwd(), script)  # noqa: PTH109, PTH118 - as Python's __file__: absolute, else as typed
     loader = importlib.machinery.SourceFileLoader("__main__", path)
     module = _new_main(__file__=path, __cached__=None, __spec__=None, __loader__=loader, __package__=None)
     first_path = os.path.dirname(os.path.realpath(script))  # noqa: PTH120
-    program = Program(_no_code, module, words, first_path)
-    program.code = _compiled(Path(script).read_bytes(), path)
-    return program
+    try:
+        source = Path(script).read_bytes()
+    except OSError as error:
+        raise ScriptNotFound(expected="a script", got=str(error), remedy="see that it can be read") from None
+    return Program(compile(source, path, "exec", dont_inherit=True), module, words, first_path)
 
 
 def _module_program(words: list[str]) -> Program:
@@ -239,11 +278,7 @@ def _module_program(words: list[str]) -> Program:
         spec = _find(f"{name}.__main__")
     code = None
     if spec is not None and isinstance(spec.loader, importlib.machinery.SourceFileLoader):
-        try:
-            code = spec.loader.get_code(spec.name)
-        except SyntaxError:
-            _show_exception(*sys.exc_info())
-            sys.exit(1)
+        code = spec.loader.get_code(spec.name)
     if spec is None or code is None:
         raise ScriptNotFound(expected="a module", got=f"no module {name}", remedy="check its name and the path")
     module = _new_main(
@@ -259,52 +294,66 @@ def _module_program(words: list[str]) -> Program:
 def _find(name: str) -> importlib.machinery.ModuleSpec | None:
     try:
         return importlib.util.find_spec(name)
-    except (ImportError, ValueError):
-        return None
+    except ModuleNotFoundError as error:
+        if error.name is not None and f"{name}.".startswith(f"{error.name}."):
+            return None
+        raise  # it is there, and imports something that is not
 
 
-def _compiled(source: bytes, path: str) -> CodeType:
-    try:
-        code: CodeType = compile(source, path, "exec", dont_inherit=True)
-    except (SyntaxError, ValueError):
-        _show_exception(*sys.exc_info())
-        sys.exit(1)
-    return code
-
-
-_no_code = compile("", "", "exec")
 _own_main = sys.modules["__main__"]  # kept alive: its frames are below the script's until the end
+_OUR_FRAMES = (_THIS_FILE, "<frozen importlib.util>", "<frozen importlib._bootstrap>")
 
 
-def _run_code(program: Program, session: Session | None) -> None:
+def _run_code(program: Program) -> None:
     sys.argv = program.argv
     if program.first_path and not sys.flags.safe_path:
         sys.path.insert(0, program.first_path)
     sys.modules["__main__"] = program.module
-    try:
-        exec(program.code, program.module.__dict__)
-    except SystemExit as request:
-        if session is not None and request.code not in (None, 0, False):
-            session.status = "failed"
-            session.exit_status = request.code if isinstance(request.code, int) else 1
-        raise
-    except BaseException as error:
-        if session is not None:
-            interrupted = isinstance(error, KeyboardInterrupt)
-            session.status = "interrupted" if interrupted else "failed"
-            session.exit_status = 130 if interrupted else 1
-        _show_exception(type(error), error, error.__traceback__)
-        # Shown already: let it travel on in silence, so that the interpreter ends as it would have.
-        sys.excepthook = lambda *_: None
-        raise
+    exec(program.code, program.module.__dict__)
 
 
-def _show_exception(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Call the script's own exception hook, with our frames taken off the top."""
-    while trace is not None and trace.tb_frame.f_code.co_filename in (_THIS_FILE, "<frozen importlib._bootstrap>"):
+def _end_by(error: BaseException, session: Session | None) -> None:
+    """Take note of how the script ends, and see that an exception is shown without our frames."""
+    if isinstance(error, SystemExit):
+        code = error.code
+        status = 0 if code is None else int(code) & 0xFF if isinstance(code, int) else 1
+        how = "failed" if status else "completed"
+    else:
+        interrupted = isinstance(error, KeyboardInterrupt)
+        how, status = ("interrupted", 130) if interrupted else ("failed", 1)
+        _show_without_our_frames(error, session)
+    if session is not None:
+        session.status, session.exit_status = how, status
+
+
+def _show_without_our_frames(error: BaseException, session: Session | None) -> None:
+    """Put a hook before the script's own: the interpreter calls it when the exception has arrived at the top."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename in _OUR_FRAMES:
         trace = trace.tb_next
-    error.__traceback__ = trace
-    sys.excepthook(kind, error, trace)
+    hook = getattr(sys, "excepthook", None)
+
+    def show(kind: type[BaseException], error: BaseException, _trace: TracebackType | None) -> None:
+        error.__traceback__ = sys.last_traceback = trace
+        if hook is None:
+            del sys.excepthook
+            _write("sys.excepthook is missing\n")
+            sys.__excepthook__(kind, error, trace)
+            return
+        sys.excepthook = hook
+        try:
+            hook(kind, error, trace)
+        except SystemExit as request:
+            _end_by(request, session)
+            raise
+        except BaseException as second:  # said as the interpreter says it, again without our frame
+            _write("Error in sys.excepthook:\n")
+            below = second.__traceback__.tb_next if second.__traceback__ is not None else None
+            sys.__excepthook__(type(second), second.with_traceback(below), below)
+            _write("\nOriginal exception was:\n")
+            sys.__excepthook__(kind, error, trace)
+
+    sys.excepthook = show
 
 
 def _run_command(words: list[str], session: Session | None) -> NoReturn:
@@ -332,9 +381,5 @@ def _run_command(words: list[str], session: Session | None) -> NoReturn:
 
 
 if __name__ == "__main__":
-    try:
-        # The functions that run belong to this module, which stays alive below the script's __main__.
-        main()
-    except ErgError as problem:
-        _say(str(problem))
-        sys.exit(problem.exit_status)
+    # The functions that run belong to this module, which stays alive below the script's __main__.
+    main()

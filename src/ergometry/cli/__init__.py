@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from ergometry.cli import export, ls, rm, run
+from ergometry.cli import compare, demo, equations, export, ls, report, rm, run
 from ergometry.core.errors import ErgError
 
 app = typer.Typer(
@@ -18,22 +18,40 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-app.command(
-    "run",
-    context_settings={"allow_interspersed_args": False},
-)(run.run)
+app.command("run", context_settings={"allow_interspersed_args": False})(run.run)
+app.command("demo")(demo.demo)
+app.command("report")(report.report)
+app.command("compare")(compare.compare)
 app.command("ls")(ls.ls)
 app.command("rm")(rm.rm)
 app.command("export")(export.export)
+app.command("equations")(equations.equations)
 
 
 def main() -> None:
-    """Run ``erg``; an error of ergometry's is one line on standard error and its exit status."""
+    """Run ``erg``; an error, of use or of ours, is one line on standard error and its exit status."""
+    from typer import Abort
+    from typer.exceptions import TyperException
+
     try:
-        app()
+        status = app(standalone_mode=False)
     except ErgError as error:
         sys.stderr.write(f"erg: {error}\n")
-        sys.exit(error.exit_status)
+        status = error.exit_status
+    except TyperException as error:
+        sys.stderr.write(f"erg: {_one_line(error)}\n")
+        status = getattr(error, "exit_code", 2)
+    except Abort:
+        status = 130
     except BrokenPipeError:
         sys.stderr.close()
-        sys.exit(1)
+        status = 1
+    sys.exit(status)
+
+
+def _one_line(error: Exception) -> str:
+    """Return a wrong use in one line, with where to look."""
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "erg"
+    text = getattr(error, "format_message", error.__str__)()
+    return f"{' '.join(str(text).split()).rstrip('.')}; see {command} --help"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,11 @@ class Run:
 
     def traces(self) -> dict[Domain, Trace]:
         """Return the trace of every domain that was sampled at least twice, an energy counter before a power."""
+        return dict(self._traces)
+
+    @cached_property
+    def _traces(self) -> dict[Domain, Trace]:
+        # Kept: a trace is as large as its samples, and several readers of one run ask for it.
         found: dict[Domain, Trace] = {}
         for samples in self.samples:
             t = samples.table["t_s"]

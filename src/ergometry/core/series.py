@@ -42,7 +42,8 @@ STEPS = Series(
         "flags",
     ),
 )
-"""One row per training step, by host time. The five phases sum to ``t1_s - t0_s``. NaN where not known.
+"""One row per training step, by host time. The five phases sum to ``t1_s - t0_s``, less any evaluation inside the step
+(under accumulation). NaN where not known.
 ``loader_pass`` counts the passes over the training data loader from 1 (0: no loader seen)."""
 
 SKIPPED, NO_BACKWARD, EXCEPTION = 1, 2, 4
@@ -77,7 +78,7 @@ LEDGER = Series(
     ),
 )
 """Of one optimizer step: |g|² (minibatch, unscaled), |Δθ|², −g·Δθ, with the sampling error of blocks of
-parameters (0 when exact: sampled = parameters); ``path`` is |g||Δθ|. Several optimizers of one step add."""
+parameters (0 when exact: sampled = parameters); ``path`` is |g||Δθ|. The optimizers of one step are added up."""
 
 LEARNING_RATES = Series(5, "learning_rates", ("step", "optimizer", "group", "lr"))
 """Written when a learning rate has changed."""
@@ -98,6 +99,10 @@ PROCESS = Series(0, "process", ("t_s", "cpu_s", "rss_bytes", "recorder_cpu_s"))
 """Sampled by the recorder: the process tree's processor time and resident memory; its own processor time."""
 
 SENT = (STEPS, DEVICE_STEPS, LOSSES, LEDGER, LEARNING_RATES, EVALUATIONS, MEMORY, WINDOWS, OVERHEAD)
+RESTATED = (STEPS, LOSSES, LEDGER)
+"""Tables whose row of a step may be written again, when another optimizer joins the step or a loss comes late: the
+last one counts. Readers of a run see that one alone."""
+
 BY_CODE = {series.code: series for series in SENT}
 
 PHASES = ("data", "forward", "backward", "optimizer", "evaluation", "other")

@@ -14,6 +14,8 @@ from ergometry.core.ports import Signal
 
 Array = npt.NDArray[np.float64]
 
+_BLOCK = 1 << 18
+
 
 def unwrap(counter: npt.ArrayLike, wrap: float | None, max_step: npt.ArrayLike | None = None) -> Array:
     """Return the cumulative sum of a counter's increments, starting at zero, with wraps carried.
@@ -46,6 +48,15 @@ def unwrap(counter: npt.ArrayLike, wrap: float | None, max_step: npt.ArrayLike |
     return np.cumsum(rises)
 
 
+def _energy_j(t_s: Array, x: Array, signal: Signal) -> Array:
+    """Return cumulative joules, from zero, of samples that are finite and in order."""
+    if signal.quantity == "power_w":
+        return np.concatenate(([0.0], np.cumsum(0.5 * (x[1:] + x[:-1]) * np.diff(t_s))))
+    # A second of allowance: counters update late, so one interval may carry a little of the last.
+    limit = None if signal.max_power_w is None else signal.max_power_w * (np.diff(t_s) + 1.0)
+    return unwrap(x, signal.wrap_j, limit)
+
+
 @dataclass(frozen=True)
 class Trace:
     """Cumulative energy E(t) of one domain: ``t_s`` (n,) increasing monotonic seconds, ``e_j`` (n,) joules from 0.
@@ -65,7 +76,7 @@ class Trace:
     gaps: int = field(default=0)
 
     def __post_init__(self) -> None:
-        if len(self.t_s) != len(self.e_j) or len(self.t_s) < 2 or np.any(np.diff(self.t_s) <= 0):
+        if len(self.t_s) != len(self.e_j) or len(self.t_s) < 2 or np.any(self.t_s[1:] <= self.t_s[:-1]):
             raise InvalidSeries(
                 expected="at least two samples at increasing times",
                 got=f"{len(self.t_s)} times and {len(self.e_j)} values",
@@ -93,18 +104,25 @@ class Trace:
                 got=f"{t.shape} times, {y.shape} values",
                 remedy="pass columns of one table",
             )
-        past = np.maximum.accumulate(np.where(np.isfinite(t), t, -np.inf))
-        newest = np.concatenate(([-np.inf], past[:-1])) if len(t) else t
-        good = np.isfinite(y) & np.isfinite(t) & (t > newest)
-        gaps = int(len(t) - np.count_nonzero(good))
-        t, y = t[good], y[good]
-        if signal.quantity == "power_w":
-            e = np.concatenate(([0.0], np.cumsum(0.5 * (y[1:] + y[:-1]) * np.diff(t)))) if len(t) else y
-        else:
-            # A second of allowance: counters update late, so one interval may carry a little of the last.
-            limit = None if signal.max_power_w is None else signal.max_power_w * (np.diff(t) + 1.0)
-            e = unwrap(y, signal.wrap_j, limit)
-        return cls(t, e, signal, gaps)
+        t_out, e_out = np.empty(len(t)), np.empty(len(t))
+        kept, past_s, last = 0, -np.inf, (0.0, 0.0, 0.0)
+        for start in range(0, len(t), _BLOCK):
+            # In blocks, so that a run of ten million samples needs no ten copies of itself.
+            tb, yb = t[start : start + _BLOCK], y[start : start + _BLOCK]
+            finite = np.isfinite(tb)
+            past = np.maximum.accumulate(np.concatenate(([past_s], np.where(finite, tb, -np.inf))))
+            past_s = past[-1]
+            good = np.isfinite(yb) & finite & (tb > past[:-1])
+            tb, yb = tb[good], yb[good]
+            if not len(tb):
+                continue
+            if kept:
+                tb, yb = np.concatenate(([last[0]], tb)), np.concatenate(([last[1]], yb))
+            e = last[2] + _energy_j(tb, yb, signal)
+            tb, new = tb[bool(kept) :], e[bool(kept) :]
+            t_out[kept : kept + len(tb)], e_out[kept : kept + len(tb)] = tb, new
+            kept, last = kept + len(tb), (float(tb[-1]), float(yb[-1]), float(e[-1]))
+        return cls(t_out[:kept], e_out[:kept], signal, len(t) - kept)
 
     def cumulative_j(self, t_s: npt.ArrayLike) -> Array:
         """Return E at the times given, in joules: linear between samples, at mean power beyond the ends."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ergometry.core.estimate import Estimate, Provenance
-from ergometry.equations.power_speed import step_time
+from ergometry.equations.power_speed import BATCH, E0D, E1D, STATIC, TAU0, TAU1, step_time
 from ergometry.equations.readings import Readings
 from ergometry.equations.section import Array, Real, Section, Symbol, Values, Verdict
 from ergometry.equations.thermodynamic_work import THERMAL_ENERGY, landauer_energy
@@ -181,6 +181,11 @@ SECTIONS = (
             Symbol("ν₀", "step/s", "steps per second"),
             Symbol("t", "s", "time"),
             Symbol("B_opt", "example/step", "batch size"),
+            Symbol("S_min", "step", "steps to the loss at very large batch"),
+            Symbol("B_c", "example/step", "critical batch size, where S(B) = 2 S_min"),
+            Symbol("e0", "J/step", "energy per step, static share included"),
+            Symbol("e1", "J/example", "energy per example, static share included"),
+            *(STATIC, E0D, E1D, TAU0, TAU1),
         ),
         verdict=Verdict.INCONSISTENT,
         why="the constraint is exact; B_opt comes out in √(nat/step), and depends on the budget, which the true "
@@ -205,10 +210,11 @@ SECTIONS = (
         as_written="ν₀ B ≤ P_max/(N E_FLOP)",
         symbols=(
             Symbol("ν₀", "step/s", "steps per second"),
-            Symbol("B", "example/step", "examples per step"),
+            BATCH,
             Symbol("P_max", "W", "largest power"),
             Symbol("N", "parameter", "parameters"),
             Symbol("E_FLOP", "J/flop", "energy of one floating-point operation"),
+            *(STATIC, E0D, E1D),
         ),
         verdict=Verdict.MODEL,
         why="short by the FLOP per parameter and example (6·n_tok) and by static power; with 5.1 it contradicts itself "

@@ -62,7 +62,8 @@ class Sampling:
         value, spread, pairs = float(self.weights @ x), float(self.weights @ (self.weights - 1.0)), len(x) - 1
         if not np.all(np.isfinite(v)) or (spread > 0 and pairs < 1):
             return value, None
-        between = spread * float(np.sum(np.diff(x) ** 2)) / (2 * pairs) if spread > 0 else 0.0
+        rises = np.diff(x) if spread > 0 else np.zeros(0)
+        between = spread * float(rises @ rises) / (2 * max(pairs, 1))
         return value, math.sqrt(between + float(self.weights @ v))
 
 
@@ -141,7 +142,7 @@ Column = tuple[Array, Array]
 
 
 def _column(ledger: Table, name: str) -> Column:
-    return ledger[name], ledger[f"{name}_stderr"] ** 2
+    return np.ascontiguousarray(ledger[name]), ledger[f"{name}_stderr"] ** 2
 
 
 def _moving_steps(run: Run) -> Array:
@@ -150,7 +151,7 @@ def _moving_steps(run: Run) -> Array:
     losses = run.table(LOSSES)
     if len(losses):
         moved &= np.isfinite(values_at(steps["step"], last_rows(losses), "loss"))
-    return steps["step"][moved]
+    return np.asarray(steps["step"][moved])
 
 
 def _total(sampling: Sampling, column: Column, method: str, note: str) -> Estimate:
@@ -183,4 +184,5 @@ def _last_rate(eta: Array, why_not: str) -> Estimate:
     known = eta[np.isfinite(eta)]
     if not len(known):
         return Estimate.unknown("1/loss", why_not)
-    return Estimate(float(known[-1]), 0.0, "1/loss", Provenance.MEASURED, "the optimizer's own, at the last step")
+    why = "1/loss for SGD; an adaptive optimizer's is a length in the parameters' unit"
+    return Estimate(float(known[-1]), 0.0, "1/loss", Provenance.MEASURED, "the optimizer's own, at the last step", why)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from ergometry.core.estimate import Estimate
 from ergometry.core.run import Run
 from ergometry.equations.catalogue import CATALOGUE, FILES
@@ -19,7 +21,9 @@ def entries(run: Run, accounts: Accounts) -> dict[str, dict[str, Any]]:
     Every id and every name of the catalogue is present, in the catalogue's units; a value that the run cannot give is
     null and its ``why`` says what it would need.
     """
-    filled = values(read(run, accounts))
+    # A diverged run holds NaN and infinity: what comes out so is null, with its reason, and no warning.
+    with np.errstate(all="ignore"):
+        filled = values(read(run, accounts))
     return {section_id: _entry(section, filled.get(section_id, {})) for section_id, section in CATALOGUE.items()}
 
 

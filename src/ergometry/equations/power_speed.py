@@ -112,6 +112,13 @@ def energy_optimal_power(static_w: Real, exponent: Real) -> Real:
 
 _COEFFICIENTS = "needs energy and time per step at two batch sizes or more (e0d, e1d, τ0, τ1)"
 
+E0D = Symbol("e0d", "J/step", "dynamic energy per step")
+E1D = Symbol("e1d", "J/example", "dynamic energy per example")
+TAU0 = Symbol("τ0", "s/step", "time of a step when latency-bound")
+TAU1 = Symbol("τ1", "s/example", "time of an example when throughput-bound")
+BATCH = Symbol("B", "example/step", "examples per step")
+STATIC = Symbol("P_static", "W", "power drawn whether or not a step runs")
+
 SECTIONS = (
     Section(
         id="5.1",
@@ -122,6 +129,7 @@ SECTIONS = (
             Symbol("P_max", "W", "largest power"),
             Symbol("N", "parameter", "parameters"),
             Symbol("E_FLOP", "J/flop", "energy of one floating-point operation"),
+            *(BATCH, STATIC, E0D, E1D, TAU0, TAU1),
         ),
         verdict=Verdict.MODEL,
         why="short by the FLOP per parameter and step (6·B·n_tok), and static power buys no step",

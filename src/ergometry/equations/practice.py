@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from ergometry.core.estimate import Estimate, Provenance
+from ergometry.equations.power_speed import E1D, STATIC
 from ergometry.equations.readings import Readings
 from ergometry.equations.section import Real, Section, Symbol, Values, Verdict
 
@@ -148,6 +149,11 @@ SECTIONS = (
             Symbol("N", "parameter", "parameters"),
             Symbol("∇L", "loss", "gradient of the loss"),
             Symbol("η_opt", "1/loss", "learning rate"),
+            Symbol("G", "loss", "expected gradient"),
+            Symbol("H", "loss", "Hessian"),
+            Symbol("Σ", "loss^2*example/step", "covariance of the per-example gradient"),
+            Symbol("B_H", "example/step", "batch size at which noise and gradient curve the loss alike"),
+            Symbol("μ", "", "momentum"),
         ),
         verdict=Verdict.INCONSISTENT,
         why="in joules its second term is no learning rate; with P_max in loss per second it closes, up to N",
@@ -174,6 +180,8 @@ SECTIONS = (
             Symbol("ν₀", "step/s", "steps per second"),
             Symbol("E_FLOP", "J/flop", "energy of one floating-point operation"),
             Symbol("B_efficient", "example/step", "batch size"),
+            Symbol("B_c", "example/step", "critical batch size (6.1)"),
+            *(STATIC, E1D),
         ),
         verdict=Verdict.INCONSISTENT,
         why="its unit is √(nat·flop/(J·step)); read P_static, B_c and joules per example for P_max, η_power and E_FLOP "

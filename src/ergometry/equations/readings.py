@@ -15,6 +15,7 @@ from ergometry.equations.rows import last_rows
 from ergometry.work.accounts import Accounts
 
 BIN_S = 1.0
+_BLOCK = 1 << 16
 """Width of the bins whose largest mean power is taken as P_max, s."""
 
 
@@ -75,9 +76,15 @@ def read_peak_power(run: Run, accounts: Accounts) -> Estimate:
         return replace(
             accounts.power, why=accounts.power.why or "the run's mean power: it is too short for bins of 1 s"
         )
-    edges = np.arange(0.0, run.duration_s, BIN_S)
-    top = int(np.argmax(np.sum([trace.power_w(edges) for trace in traces], axis=0)))
-    joules = total(trace.energy(float(edges[top]), float(edges[top + 1])) for trace in traces)
+    bins = int(np.ceil(run.duration_s / BIN_S)) - 1
+    highest_w, top = -np.inf, 0
+    for first in range(0, bins, _BLOCK):
+        # In blocks: a run of weeks has millions of bins.
+        edges = BIN_S * np.arange(first, min(first + _BLOCK, bins) + 1)
+        power_w = np.sum([trace.power_w(edges) for trace in traces], axis=0)
+        if power_w.max() > highest_w:
+            highest_w, top = power_w.max(), first + int(np.argmax(power_w))
+    joules = total(trace.energy(top * BIN_S, (top + 1) * BIN_S) for trace in traces)
     seconds = Estimate(BIN_S, 0.0, "s", Provenance.MEASURED)
     return replace(joules / seconds, method=joules.method, why="taken as the largest mean power over one second")
 

@@ -141,35 +141,48 @@ class SparseSample:
         return torch.stack(((g * g).sum(), (d * d).sum(), -(g * d).sum())).reshape(3, 1)
 
 
+class Allowance:
+    """A share of the step time that may be spent: saved up step by step, so that a dear thing is done seldom."""
+
+    def __init__(self, share: float) -> None:
+        self.share = share
+        self._credit_s = 0.0
+        self._cost_s = 0.0
+        self._uses = 0
+
+    def due(self, step_s: float) -> bool:
+        """Take the share of another step, and say whether what it costs has been saved up. The first is free."""
+        self._credit_s = min(self._credit_s + self.share * step_s, 2 * self._cost_s)
+        return self._credit_s >= self._cost_s
+
+    def spent(self, seconds: float) -> None:
+        """Pay for one use."""
+        self._uses += 1
+        if self._uses == 1:
+            return  # it warmed up caches: no measure of what the next will cost
+        self._cost_s = seconds if self._uses == 2 else 0.7 * self._cost_s + 0.3 * seconds
+        self._credit_s -= seconds
+
+
 class Ledger:
     """Follows the optimizers' steps, as often as its share of the step time allows."""
 
     def __init__(self, share: float = 0.004) -> None:
-        self.share = share
         self._stream = random.Random(0x5EED)
         self._plans: dict[int, tuple[tuple[int, ...], Plan]] = {}
-        self._cost_s = 0.0
-        self._exact_cost_s = 0.0
-        self._since = math.inf
-        self._since_exact = math.inf
+        self._sampled, self._exact = Allowance(share / 2), Allowance(share / 2)
+        self._exact_due = False
 
     def due(self, step_s: float) -> bool:
         """Say whether to follow this optimizer step, when steps take ``step_s``."""
-        self._since += 1
-        self._since_exact += 1
-        if self._since * self.share * step_s < self._cost_s:
-            return False
-        self._since = 0
-        return True
+        self._exact_due = self._exact.due(step_s)
+        return self._sampled.due(step_s) or self._exact_due
 
     def spent(self, seconds: float, *, exact: bool) -> None:
         """Take note of what following one step took."""
-        # The first of a kind warms up the allocator: forgotten quickly.
-        if exact:
-            self._exact_cost_s = seconds if not self._exact_cost_s else 0.5 * (self._exact_cost_s + seconds)
-        self._cost_s = seconds if not self._cost_s else 0.7 * self._cost_s + 0.3 * seconds
+        (self._exact if exact else self._sampled).spent(seconds)
 
-    def begin(self, groups: Iterable[dict[str, Any]], step_s: float) -> tuple[Sample | None, list[SparseSample]]:
+    def begin(self, groups: Iterable[dict[str, Any]]) -> tuple[Sample | None, list[SparseSample]]:
         """Copy what must be known before the optimizer's step."""
         dense: list[torch.Tensor] = []
         sparse: list[torch.Tensor] = []
@@ -195,16 +208,9 @@ class Ledger:
             dense, plan = self._largest_kind(dense)
         if plan.parameters == 0:
             return None, samples
-        exact = self._exact_due(dense, plan, step_s)
+        exact = self._exact_due and plan.parameters * dense[0].element_size() <= _FLOOR_BYTES
         blocks = [(i, 0, p.numel()) for i, p in enumerate(dense)] if exact else plan.draw(self._stream)
         return Sample(dense, blocks, plan.parameters, exact=exact), samples
-
-    def _exact_due(self, dense: Sequence[torch.Tensor], plan: Plan, step_s: float) -> bool:
-        small = plan.parameters * dense[0].element_size() <= _FLOOR_BYTES
-        if not small or self._since_exact * self.share * step_s < self._exact_cost_s:
-            return False
-        self._since_exact = 0
-        return True
 
     def _largest_kind(self, dense: Sequence[torch.Tensor]) -> tuple[list[torch.Tensor], Plan]:
         """Return the parameters of the commonest device and type: blocks of unlike ones cannot be put together."""

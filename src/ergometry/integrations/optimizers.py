@@ -41,7 +41,7 @@ class OptimizerWatch:
             return
         began = time.perf_counter()
         with torch.no_grad():
-            self._sample, self._sparse = self.ledger.begin(optimizer.param_groups, step_s)
+            self._sample, self._sparse = self.ledger.begin(optimizer.param_groups)
             if self._sample is not None and not closure:
                 self._sample.take_gradient()
         self._before_s = time.perf_counter() - began

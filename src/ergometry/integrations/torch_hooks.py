@@ -43,7 +43,7 @@ def instrument(torch_module: ModuleType, client: RecorderClient, **options: Any)
     try:
         for model in models:
             tracer.expect(model)
-        _install(tracer)
+        install(tracer)
     except Exception as error:
         remove()
         tracer.fault(error)
@@ -72,7 +72,8 @@ def remove() -> None:
     _patches.clear()
 
 
-def _install(tracer: Tracer) -> None:
+def install(tracer: Tracer) -> None:
+    """Patch torch to tell this tracer; ``remove`` takes it off again, and it can be put on once more."""
     _patch_modules(tracer)
     _patch_backward(tracer)
     _patch_scaler(tracer)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import struct
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,6 +22,8 @@ RING_BYTES = HEADER_BYTES + SLOTS * SLOT_BYTES
 
 _TEXT = 0xFFFF
 _TEXT_BYTES = 8 * MAX_COLUMNS
+_BEGINS = 0x8000  # in the length of a text's first slot
+_ABANDONED_S = 1.0
 _SEQUENCE = struct.Struct("<Q")
 _SEQUENCE_AT = SLOT_BYTES - _SEQUENCE.size
 _HEAD = struct.Struct("<HHI")
@@ -54,10 +57,11 @@ class RingWriter:
         text_id = self._text_ids() & 0xFFFF
         for left in range(len(parts) - 1, -1, -1):
             part = parts[len(parts) - 1 - left]
+            length = len(part) | (_BEGINS if part is parts[0] else 0)
             n = self._reserve()
             at = HEADER_BYTES + n % SLOTS * SLOT_BYTES
             _SEQUENCE.pack_into(self._buffer, at + _SEQUENCE_AT, 0)
-            _TEXT_SLOT.pack_into(self._buffer, at, _TEXT, len(part), text_id << 16 | min(left, 0xFFFF), part)
+            _TEXT_SLOT.pack_into(self._buffer, at, _TEXT, length, text_id << 16 | min(left, 0xFFFF), part)
             _SEQUENCE.pack_into(self._buffer, at + _SEQUENCE_AT, n + 1)
 
 
@@ -67,7 +71,8 @@ class RingReader:
     def __init__(self, memory: SharedMemory) -> None:
         self._buffer = memory.buffer
         self._next = 0
-        self._texts: dict[int, bytearray] = {}
+        self._texts: dict[int, tuple[bytearray, int]] = {}
+        self._stuck: tuple[int, float] | None = None
         self.dropped = 0
 
     def drain(self, *, last: bool = False) -> Iterator[Row | dict[str, Any]]:
@@ -95,10 +100,26 @@ class RingReader:
             elif last and holes < SLOTS:
                 holes += 1
                 self._next += 1
+            elif not last and self._abandoned():
+                self.dropped += 1
+                self._next += 1
             else:
                 if last:
                     self._next -= holes
                 return
+
+    def _abandoned(self) -> bool:
+        """Say whether the next slot has stayed unwritten for a second while the one after it was written.
+
+        Its writer was interrupted (Ctrl-C) and the script goes on: what follows must not wait for it.
+        """
+        at = HEADER_BYTES + (self._next + 1) % SLOTS * SLOT_BYTES
+        if _SEQUENCE.unpack_from(self._buffer, at + _SEQUENCE_AT)[0] != self._next + 2:
+            return False
+        now = time.monotonic()
+        if self._stuck is None or self._stuck[0] != self._next:
+            self._stuck = (self._next, now)
+        return now - self._stuck[1] >= _ABANDONED_S
 
     def _decode(self, slot: bytes) -> Row | dict[str, Any] | None:
         code, length, aux = _HEAD.unpack_from(slot)
@@ -106,12 +127,13 @@ class RingReader:
             series = BY_CODE.get(code)
             return None if series is None else (series, _ROW[code].unpack_from(slot)[3:])
         text_id, left = aux >> 16, aux & 0xFFFF
-        part = self._texts.setdefault(text_id, bytearray())
-        part += slot[_HEAD.size : _HEAD.size + length]
+        begins, length = length & _BEGINS, length & ~_BEGINS
+        before = (bytearray(), left) if begins else self._texts.pop(text_id, None)
+        if before is None or before[1] != left:
+            return None  # a part before it was dropped
+        text = before[0] + slot[_HEAD.size : _HEAD.size + length]
         if left:
+            self._texts[text_id] = (text, left - 1)
             return None
-        try:
-            message = json.loads(self._texts.pop(text_id))
-        except ValueError:
-            return None  # a part of it was dropped
+        message = json.loads(text)
         return message if isinstance(message, dict) else None

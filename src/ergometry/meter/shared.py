@@ -74,6 +74,7 @@ class SharedMemory:
         Raises:
             RecorderError: there is not that much memory; free some.
         """
+        descriptor = -1
         try:
             if hasattr(os, "memfd_create"):
                 descriptor = os.memfd_create("ergometry", os.MFD_CLOEXEC)
@@ -87,6 +88,8 @@ class SharedMemory:
                 os.write(descriptor, bytes(size))
             memory = cls(descriptor, size)
         except OSError as error:
+            if descriptor >= 0:
+                os.close(descriptor)
             raise RecorderError(
                 expected=f"{size} bytes of shared memory", got=str(error), remedy="free some memory"
             ) from None
@@ -161,5 +164,5 @@ class SharedMemory:
 
     @error.setter
     def error(self, text: str) -> None:
-        raw = text.encode("utf-8", "replace")[: _ERROR_BYTES - 1]
+        raw = text.encode("utf-8", "replace")[: _ERROR_BYTES - 1].decode("utf-8", "ignore").encode()  # whole characters
         self.buffer[_ERROR : _ERROR + _ERROR_BYTES] = raw.ljust(_ERROR_BYTES, b"\0")

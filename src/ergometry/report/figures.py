@@ -147,17 +147,24 @@ def loss_against_energy(book: Book) -> Figure | None:
     mean, spread = _means(loss, starts)
     data = _line(_means(spent, starts)[0] / scale, mean, spread, "accent", "loss", False)
     each = math.ceil(len(loss) / len(starts))
-    caption = f"Mean of each {each} minibatches, ± their spread." if each > 1 else "Each minibatch."
-    view = View("", (("accent", "training loss, measured", False),), _plot(data, axis, "loss"))
+    caption = f"Mean of every {each} minibatches ± their spread." if each > 1 else "Every minibatch."
+    view = View("", (("accent", "training loss, measured", False),), _plot(data, axis, "loss", from_start=True))
     return Figure("loss", title, caption, (view,), wide=True)
 
 
 def energy_per_example(book: Book) -> Figure | None:
-    """Return joules per example (per step where examples are not known) in blocks of steps, over time."""
+    """Return joules per example (per step where examples are not known) in blocks of steps, over time.
+
+    A block lasts two sampling intervals or longer: within one, the energy cannot be told apart.
+    """
     steps, outer = book.run.table(series.STEPS), cover(book.traces)
     if len(steps) < 2 or not outer:
         return None
-    starts = _blocks(len(steps), _MOST_BLOCKS)
+    interval_s = max(float((trace.t_s[-1] - trace.t_s[0]) / (len(trace.t_s) - 1)) for trace in outer.values())
+    most = int((steps["t1_s"][-1] - steps["t0_s"][0]) / (2 * interval_s))
+    if most < 2:
+        return None
+    starts = _blocks(len(steps), min(most, _MOST_BLOCKS))
     ends = np.append(starts[1:], len(steps)) - 1
     examples = steps["examples"]
     known = bool(np.isfinite(examples).all()) and bool((examples > 0).all())
@@ -180,7 +187,7 @@ def energy_per_example(book: Book) -> Figure | None:
         weak,
     )
     legend = (("accent", f"{joule} per {per} ± the error of sampling, {book.accounts.total.provenance}", weak),)
-    plot = _plot(data, f"time ({unit})", f"{joule}/{per}", zero=True)
+    plot = _plot(data, f"time ({unit})", f"{joule}/{per}", zero=True, from_start=True)
     caption = f"Blocks of {math.ceil(len(steps) / len(starts))} steps, evaluations between them included."
     return Figure("per_example", f"Energy per {per}", caption, (View("", legend, plot),))
 
@@ -317,10 +324,11 @@ def _curve(x: Array, y: Array, role: str, name: str, shape: str = "linear") -> P
     }
 
 
-def _plot(data: list[Plot], x: str, y: str, *, zero: bool = False) -> Plot:
+def _plot(data: list[Plot], x: str, y: str, *, zero: bool = False, from_start: bool = False) -> Plot:
+    axes = {"xaxis": (x, from_start), "yaxis": (y, zero)}
     layout = {
-        "xaxis": {"title": {"text": x}, "zeroline": False},
-        "yaxis": {"title": {"text": y}, "zeroline": False, **({"rangemode": "tozero"} if zero else {})},
+        axis: {"title": {"text": title}, "rangemode": "tozero" if at_zero else "normal"}
+        for axis, (title, at_zero) in axes.items()
     }
     return {"data": data, "layout": layout}
 

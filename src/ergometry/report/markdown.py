@@ -52,7 +52,8 @@ def fenced(words: str) -> str:
     return f"{fence}sh\n{words}\n{fence}"
 
 
-def _rows(header: Sequence[str], align: str, rows: Iterable[Sequence[str]]) -> str:
+def table(header: Sequence[str], align: str, rows: Iterable[Sequence[str]]) -> str:
+    """Return a table; ``align`` has an ``l`` or ``r`` for each column."""
     marks = {"l": "---", "r": "---:"}
     lines = [header, [marks[a] for a in align], *rows]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
@@ -65,7 +66,7 @@ def _note(estimate: Estimate) -> str:
 def _headline(book: Book) -> str:
     rows = [[name, quantity(estimate), _note(estimate)] for name, estimate in tables.headline(book)]
     rows.append(["loss", tables.loss_words(book), "measured: single minibatches"])
-    return _rows(("", "this run", "how it is known"), "lrl", rows)
+    return table(("", "this run", "how it is known"), "lrl", rows)
 
 
 def _energy(book: Book, by: str) -> str:
@@ -76,7 +77,7 @@ def _energy(book: Book, by: str) -> str:
         rows.append([escape(row.name), quantity(row.energy), share, seconds, _note(row.energy)])
     shown = {"phase": [0, 1, 2, 3, 4], "component": [0, 1, 2, 4], "domain": [0, 1, 4]}[by]
     header = [by, "energy", "share", "time", "how it is known"]
-    body = _rows([header[i] for i in shown], "".join("lrrrl"[i] for i in shown), [[r[i] for i in shown] for r in rows])
+    body = table([header[i] for i in shown], "".join("lrrrl"[i] for i in shown), [[r[i] for i in shown] for r in rows])
     return f"## Energy by {by}\n\n{body}"
 
 
@@ -86,7 +87,7 @@ def _equations(book: Book) -> str:
         verdict = ", ".join(f"{word} ({scale})" if scale else word for scale, word in entry.verdicts)
         values = [_values(part) for part in (entry.as_written, entry.repair)]
         rows.append([entry.id, escape(entry.title), verdict, *values])
-    return "## Equations\n\n" + _rows(("", "equation", "verdict", "as written", "repaired"), "lllll", rows)
+    return "## Equations\n\n" + table(("", "equation", "verdict", "as written", "repaired"), "lllll", rows)
 
 
 def _values(values: Iterable[tuple[str, Estimate]]) -> str:

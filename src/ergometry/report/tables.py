@@ -136,7 +136,8 @@ def label(estimate: Estimate) -> str:
 
 def story(book: Book) -> list[str]:
     """Return, in plain sentences, what the run cost and what that bought."""
-    return [sentence for sentence in (_cost(book), _bought(book), _went(book), _caveat(book)) if sentence]
+    sentences = (_cost(book), _bought(book), _went(book), _caveat(book))
+    return [sentence.replace(" %", f"{NO_BREAK}%") for sentence in sentences if sentence]
 
 
 def _tight(estimate: Estimate) -> str:
@@ -173,7 +174,7 @@ def _model(parameters: Estimate) -> str:
 
 def _went(book: Book) -> str:
     rows = [row for row in energy_rows(book, "phase") if row.share is not None and row.share >= 0.05]
-    if not rows:
+    if not rows or not book.accounts.work["steps"].value:
         return ""
     first, *rest = [f"{percent(row.share or 0.0)}{{}} to {_PHASE_WORDS[row.name]}" for row in rows]
     return f"Of the energy, {listed([first.format(' went'), *(part.format('') for part in rest)])}."
@@ -185,7 +186,7 @@ _PHASE_WORDS = {
     "backward": "the backward pass",
     "optimizer": "the optimizer",
     "evaluation": "evaluation",
-    "other": "everything else",
+    "other": "everything else, such as set-up",
 }
 
 

@@ -24,8 +24,11 @@ _BAR = {"measured": "█", "derived": "█", "modelled": "░", "assumed": "░"
 _BAR_COLUMNS = 16
 
 
-def text(book: Book, *, width: int = 80, colour: bool = False) -> str:
-    """Return a run as text, at most ``width`` columns wide; with a terminal's colour codes only when asked."""
+def text(book: Book, *, width: int = 80, colour: bool = False, brief: bool = False) -> str:
+    """Return a run as text, at most ``width`` columns wide; with a terminal's colour codes only when asked.
+
+    ``brief`` leaves the headline, the phases and what needs attention: what ``erg run`` ends with.
+    """
     out = io.StringIO()
     console = Console(
         file=out,
@@ -38,7 +41,7 @@ def text(book: Book, *, width: int = 80, colour: bool = False) -> str:
         emoji=False,
         markup=False,
     )
-    for part in _parts(book):
+    for part in _brief_parts(book) if brief else _parts(book):
         console.print(part)
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
 
@@ -46,6 +49,8 @@ def text(book: Book, *, width: int = 80, colour: bool = False) -> str:
 def _parts(book: Book) -> list[Any]:
     summary = book.summary
     parts: list[Any] = [*_head(summary["run"]), "", " ".join(tables.story(book)), "", _headline(book)]
+    if book.accounts.total.known:
+        parts.append(Text(f"Energy is {tables.label(book.accounts.total)}.", "dim"))
     for by, title in (
         ("phase", "Energy by phase"),
         ("component", "Energy by component"),
@@ -59,6 +64,15 @@ def _parts(book: Book) -> list[Any]:
     if summary["warnings"]:
         parts += ["", _title("Warnings"), *(_warning(warning) for warning in summary["warnings"])]
     return [*parts, "", _overhead(summary["overhead"])]
+
+
+def _brief_parts(book: Book) -> list[Any]:
+    summary = book.summary
+    parts: list[Any] = [_head(summary["run"])[0], _headline(book)]
+    if summary["energy"]["by_phase"] and book.accounts.total.known:
+        parts += ["", _energy(book, "phase")]
+    attention = [*map(_finding, summary["findings"]), *map(_warning, summary["warnings"])]
+    return [*parts, *([""] if attention else []), *attention]
 
 
 def _head(run: dict[str, Any]) -> list[Text]:
@@ -93,8 +107,7 @@ def _headline(book: Book) -> Table:
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for name, estimate in tables.headline(book):
-        note = Text(tables.label(estimate), "dim") if name == "energy" and estimate.known else _note(estimate)
-        table.add_row(name, Text(quantity(estimate), "bold" if name == "energy" else ""), note)
+        table.add_row(name, Text(quantity(estimate), "bold" if name == "energy" else ""), _note(estimate))
     table.add_row("loss", tables.loss_words(book), Text("single minibatches", "dim"))
     return table
 

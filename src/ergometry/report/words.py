@@ -36,8 +36,8 @@ class Shown(NamedTuple):
         return f"{self.value} ± {self.error} {self.unit}".strip() if self.error else f"{self.value} {self.unit}".strip()
 
 
-def show(estimate: Estimate) -> Shown:
-    """Return a quantity with an SI prefix and the digits that its error allows."""
+def show(estimate: Estimate, like: Estimate | None = None) -> Shown:
+    """Return a quantity with an SI prefix and the digits that its error allows; ``like`` gives the prefix, if any."""
     value, stderr, unit = estimate.value, estimate.stderr, estimate.unit
     if value is None or not math.isfinite(value):
         return Shown(UNKNOWN, "", "")
@@ -45,14 +45,17 @@ def show(estimate: Estimate) -> Shown:
     if unit in _COUNTED:
         plural = unit if value == 1 else unit + "s"
         return Shown(f"{value:.4g}", f"{stderr:.2g}", plural) if has_error else Shown(grouped(value), "", plural)
-    unit = "B" if unit == "byte" else unit
-    # The prefix is chosen for the larger of the two, so that neither of "0 ± 3 kJ" is written out in joules.
-    anchor = max(abs(value), stderr or 0.0) if has_error else abs(value)
-    exponent, shown = _scale(anchor, unit)
+    exponent, shown = _scale(_anchor(like or estimate), "B" if unit == "byte" else unit)
     value, error = value * 10.0**-exponent, (stderr or 0.0) * 10.0**-exponent
     if not has_error:
         return Shown(f"{value:.4g}", "", shown)
     return Shown(*_aligned(*round_to_error(value, error).split(" ± ")), shown)
+
+
+def _anchor(estimate: Estimate) -> float:
+    """Return what a prefix is chosen for: the larger of value and error, so that "0 ± 3 kJ" is not in joules."""
+    both = (abs(estimate.value or 0.0), estimate.stderr or 0.0)
+    return max(number if math.isfinite(number) else 0.0 for number in both)
 
 
 def _scale(anchor: float, unit: str) -> tuple[int, str]:

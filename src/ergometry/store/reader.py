@@ -16,10 +16,12 @@ from ergometry.core.errors import ForeignFile
 from ergometry.core.notices import Notice
 from ergometry.core.ports import Signal
 from ergometry.core.run import Run, SampleTable, Table
+from ergometry.core.series import RESTATED
 from ergometry.store import schema
 from ergometry.store.opening import StoredFile, disk_bytes, first_process, heartbeat_s, opened, status_of
 
 _ITEM_BYTES = 8
+_RESTATED = {series.name for series in RESTATED}
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,7 @@ def _read(stored: StoredFile, folder: Path, size_bytes: int) -> Run:
     for kind_id, kind in kinds.items():
         table = _read_table(stored, kind, chunks.get(kind_id, []), damage)
         if kind.source is None:
-            tables[kind.name] = table
+            tables[kind.name] = _latest(table) if kind.name in _RESTATED else table
         else:
             samples.append(SampleTable(kind.source, kind.signals, table))
     status = status_of(meta, stored.path)
@@ -182,6 +184,15 @@ def _read_table(stored: StoredFile, kind: _Kind, chunks: list[_Chunk], damage: l
     if filled != kind.n:
         damage.append(f"{kind.n - filled} of {kind.n} rows of {kind.source or kind.name}")
     return Table(kind.columns, rows[:filled])
+
+
+def _latest(table: Table) -> Table:
+    """Return the table with the last row of each step alone."""
+    steps = table.rows[:, 0]
+    if len(steps) < 2 or np.all(np.diff(steps) > 0):
+        return table
+    last = len(steps) - 1 - np.unique(steps[::-1], return_index=True)[1]
+    return Table(table.columns, table.rows[last])
 
 
 def _read_blob(connection: sqlite3.Connection, rowid: int) -> bytes:

@@ -98,8 +98,8 @@ def _split(run: Run, trace: Trace, timeline: Timeline) -> list[Estimate]:
     The standard error has three parts. Within a step: the phases' powers above the static power (where it is known)
     are taken as independent and uniform between zero and twice the step's mean, which gives E·f(1-f)·√(2/3) to a
     phase with the fraction f of the step's seconds; it is the same mistake in every step, so it adds linearly and
-    does not average out. At the edges of stretches: the trace's own. And the relative error that all windows of the
-    domain share.
+    does not average out. At the edges of stretches: see :func:`_edge_variance`. And the relative error that all
+    windows of the domain share.
     """
     signal = trace.signal
     by_device = timeline.by_device_time(run, signal.device) if signal.device else None
@@ -111,22 +111,28 @@ def _split(run: Run, trace: Trace, timeline: Timeline) -> list[Estimate]:
     energy = np.diff(trace.cumulative_j(timeline.edges_s))
     joules = energy @ shares
     dynamic = np.maximum(energy - (signal.static_w or 0.0) * timeline.seconds, 0.0)
-    within = math.sqrt(2 / 3) * (dynamic @ (shares * (1.0 - shares)))
-    stderr = np.sqrt(within**2 + _edge_variance(trace, timeline, energy) + (signal.rel_stderr * joules) ** 2)
+    # Σ dynamic·f(1-f), without an array of the size of the shares.
+    within = math.sqrt(2 / 3) * (dynamic @ shares - np.einsum("i,ij,ij->j", dynamic, shares, shares)).clip(min=0.0)
+    stderr = np.sqrt(within**2 + _edge_variance(trace, timeline, energy, joules) + (signal.rel_stderr * joules) ** 2)
     provenance = weakest(Provenance(signal.provenance), Provenance.DERIVED)
     methods = [f"{signal.method} by {clock}" + (f", {EQUAL_POWER}" if w else "") for w in within]
     columns = zip(joules, stderr, methods, strict=True)
     return [Estimate(float(j), float(s), "J", provenance, method) for j, s, method in columns]
 
 
-def _edge_variance(trace: Trace, timeline: Timeline, energy: Array) -> Array:
-    """Return, per phase, the variance (J²) of what sampling misses where a stretch of one kind meets another."""
+def _edge_variance(trace: Trace, timeline: Timeline, energy: Array, joules: Array) -> Array:
+    """Return, per phase, the variance (J²) of what sampling misses where a stretch of one kind meets another.
+
+    It is the trace's own at those edges, but never more than a power uniform between zero and twice the mean leaves
+    open: many short stretches inside a sampling interval are not as uncertain as the interval is.
+    """
     begins = timeline.blocks()
     spent = np.add.reduceat(energy, begins)
-    by_phase = np.add.reduceat(energy[:, None] * timeline.shares, begins, axis=0)
+    by_phase = np.column_stack([np.add.reduceat(energy * share, begins) for share in timeline.shares.T])
     variance = trace.edge_stderr_j(timeline.edges_s[np.append(begins, len(energy))]) ** 2
     part = by_phase / np.where(spent != 0, spent, 1.0)[:, None]
-    return np.asarray((variance[:-1] + variance[1:]) @ part**2)
+    missed = (variance[:-1] + variance[1:]) @ part**2
+    return np.asarray(np.minimum(missed, joules**2 / 3.0 + trace.signal.resolution_j**2))
 
 
 def _by_component(run: Run, outer: Traces, traces: Traces, spent: Estimate) -> dict[str, Estimate]:

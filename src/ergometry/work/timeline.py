@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ergometry.core import series
-from ergometry.core.run import Run
+from ergometry.core.run import Run, Table
 
 Array = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.int64]
@@ -43,21 +43,23 @@ class Timeline:
 
     @classmethod
     def of(cls, run: Run) -> Timeline:
-        """Build from a run's steps and evaluations, by host time; overlaps go to whichever came first."""
-        steps, evaluations = run.table(series.STEPS), run.table(series.EVALUATIONS)
-        begin = np.concatenate((steps["t0_s"], evaluations["t0_s"]))
-        end = np.concatenate((steps["t1_s"], evaluations["t1_s"]))
-        kind = np.repeat([STEP, EVALUATION], [len(steps), len(evaluations)])
-        row = np.concatenate((np.arange(len(steps)), np.arange(len(evaluations))))
-        order = np.argsort(begin, kind="stable")
-        order = order[np.isfinite(begin[order]) & np.isfinite(end[order])]
-        edges_s, which = _tile(begin[order], end[order], run.duration_s)
-        inside = which >= 0
-        kind = np.where(inside, kind[order][which], OUTSIDE) if len(order) else np.full(len(which), OUTSIDE)
-        row = np.where(inside, row[order][which], -1) if len(order) else np.full(len(which), -1)
-        shares = np.zeros((len(which), len(series.PHASES)))
+        """Build from a run's steps and evaluations, by host time.
+
+        An evaluation inside a step (under gradient accumulation) is cut out of it. Where two steps overlap, the one
+        that began later has the time.
+        """
+        steps, evaluations = _ordered(run.table(series.STEPS)), _ordered(run.table(series.EVALUATIONS))
+        edges_s = _edges(run.duration_s, steps, evaluations)
+        middle_s = 0.5 * (edges_s[1:] + edges_s[:-1])
+        step, evaluation = _covering(steps, middle_s), _covering(evaluations, middle_s)
+        kind = np.where(evaluation >= 0, EVALUATION, np.where(step >= 0, STEP, OUTSIDE))
+        row = np.where(evaluation >= 0, evaluation, step)
+        within = kind == STEP
+        shares = np.zeros((len(kind), len(series.PHASES)))
         shares[kind == EVALUATION, _EVALUATION_PHASE] = 1.0
-        shares[np.ix_(kind == STEP, _STEP_PHASES)] = _step_shares(steps.rows, steps.columns)[row[kind == STEP]]
+        table = run.table(series.STEPS)
+        lasting_s = np.zeros(len(table)) + np.bincount(row[within], np.diff(edges_s)[within], minlength=len(table))
+        shares[np.ix_(within, _STEP_PHASES)] = _step_shares(table, lasting_s)[row[within]]
         return cls(edges_s, kind, row, _closed(shares))
 
     def by_device_time(self, run: Run, device: str) -> Timeline | None:
@@ -73,7 +75,7 @@ class Timeline:
         if not number.any() or not len(numbers):
             return None
         shares = self.shares.copy()
-        own = _step_shares(table.rows[number], table.columns)
+        own = _step_shares(Table(table.columns, table.rows[number]), np.zeros(int(number.sum())))
         order = np.argsort(numbers, kind="stable")
         at = np.clip(np.searchsorted(numbers, table["step"][number], sorter=order), 0, len(numbers) - 1)
         found = numbers[order[at]] == table["step"][number]
@@ -111,31 +113,48 @@ class Timeline:
         return np.flatnonzero(np.concatenate(([True], self.kind[1:] != self.kind[:-1])))
 
 
-def _tile(begin: Array, end: Array, duration_s: float) -> tuple[Array, Codes]:
-    """Return edges from 0 to the duration and, per stretch, the index of the interval it is (-1: none)."""
-    reached = np.concatenate(([0.0], np.maximum.accumulate(end)))[:-1] if len(end) else end
-    reached = np.maximum(reached, 0.0)
-    begin = np.where(begin - reached < _TOUCHING_S, reached, begin)
-    begin, end = np.minimum(begin, duration_s), np.minimum(end, duration_s)
-    kept = np.flatnonzero(end > begin)
-    begin, end = begin[kept], end[kept]
-    if len(kept) and 0 < duration_s - end[-1] < _TOUCHING_S:
-        end[-1] = duration_s
-    if not len(kept):
-        return np.array([0.0, max(duration_s, 0.0)]), np.array([-1])
-    edges_s = np.concatenate(([0.0], np.column_stack((begin, end)).ravel(), [duration_s]))
-    which = np.full(len(edges_s) - 1, -1)
-    which[1::2] = kept
-    full = np.diff(edges_s) > 0
-    return np.concatenate((edges_s[:-1][full], [duration_s])), which[full]
+@dataclass(frozen=True)
+class _Ordered:
+    """The rows of a table that have a beginning and an end, by their beginning."""
+
+    begin_s: Array
+    end_s: Array
+    row: Codes
 
 
-def _step_shares(rows: Array, columns: tuple[str, ...]) -> Array:
-    """Return the fraction of each step in each of its five phases, (n, 5); a NaN phase has none."""
-    seconds = np.nan_to_num(rows[:, [columns.index(c) for c in _STEP_COLUMNS]], posinf=0.0, neginf=0.0).clip(min=0.0)
-    spent = seconds.sum(axis=1)
-    if "t0_s" in columns:
-        spent = np.maximum(spent, rows[:, columns.index("t1_s")] - rows[:, columns.index("t0_s")])
+def _ordered(table: Table) -> _Ordered:
+    begin_s, end_s = table["t0_s"], table["t1_s"]
+    order = np.argsort(begin_s, kind="stable")
+    order = order[np.isfinite(begin_s[order]) & np.isfinite(end_s[order])]
+    return _Ordered(begin_s[order], end_s[order], order)
+
+
+def _edges(duration_s: float, *parts: _Ordered) -> Array:
+    """Return every beginning and end within the run, in order, those that touch as one."""
+    # Stable sorting is fast here: each part is in order already.
+    times = np.sort(np.concatenate([times for part in parts for times in (part.begin_s, part.end_s)]), kind="stable")
+    times = times[(times > _TOUCHING_S) & (times < duration_s - _TOUCHING_S)]
+    apart = np.diff(times, prepend=0.0) >= _TOUCHING_S
+    return np.concatenate(([0.0], times[apart], [max(duration_s, 0.0)]))
+
+
+def _covering(part: _Ordered, at_s: Array) -> Codes:
+    """Return the row that each time lies in, the one begun last; -1 where in none."""
+    if not len(part.row):
+        return np.full(len(at_s), -1)
+    last = np.searchsorted(part.begin_s, at_s, side="right") - 1
+    inside = (last >= 0) & (at_s < part.end_s[np.maximum(last, 0)])
+    return np.where(inside, part.row[np.maximum(last, 0)], -1)
+
+
+def _step_shares(table: Table, lasting_s: Array) -> Array:
+    """Return the fraction of each step in each of its five phases, (n, 5); a NaN phase has none.
+
+    The fractions are of ``lasting_s``, or of the phases' own sum where that is more.
+    """
+    columns = np.column_stack([table[column] for column in _STEP_COLUMNS])
+    seconds = np.nan_to_num(columns, posinf=0.0, neginf=0.0).clip(min=0.0)
+    spent = np.maximum(seconds.sum(axis=1), lasting_s)
     return np.asarray(seconds / np.where(spent > 0, spent, 1.0)[:, None])
 
 

@@ -71,6 +71,11 @@ def test_a_quotient_closes_its_unit_and_adds_relative_errors() -> None:
     assert e.stderr == pytest.approx(50 * math.hypot(0.1, 0.2))
 
 
+def test_a_unit_that_is_turned_on_the_way_turns_the_error_with_it() -> None:
+    e = Estimate(2.0, 0.5, "kJ") / Estimate(4.0, 0.0, "s")
+    assert (e.value, e.stderr, e.unit) == (500.0, 125.0, "W")
+
+
 def test_a_quotient_of_tiny_or_huge_values_does_not_overflow_on_the_way() -> None:
     small = Estimate(1e-200, 1e-201, "J") / Estimate(1e-200, 1e-201, "s")
     large = Estimate(1e200, 1e199, "J") / Estimate(1e200, 1e199, "s")

@@ -67,6 +67,13 @@ def test_a_counter_that_wraps_gives_the_energy_that_was_used() -> None:
     assert trace.mean_power_w == pytest.approx(250)
 
 
+@pytest.mark.parametrize(("jump_j", "energy_j"), [(390.0, 490.0), (410.0, 100.0)])
+def test_a_jump_is_believed_up_to_the_largest_power_with_a_second_s_allowance(jump_j: float, energy_j: float) -> None:
+    signal = replace(ENERGY, wrap_j=1e5, max_power_w=200.0)
+    trace = Trace.from_samples([0, 1, 2, 3], [0, 50, 50 + jump_j, 100 + jump_j], signal)
+    assert trace.energy(0, 3).value == energy_j
+
+
 def test_samples_that_failed_are_left_out_and_counted() -> None:
     trace = Trace.from_samples([0, 1, 2, NAN, 3, 4], [0, 10, NAN, 25, 30, 40], ENERGY)
     assert trace.t_s.tolist() == [0, 1, 3, 4]
