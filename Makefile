@@ -30,13 +30,13 @@ test: $(FULL) ## run the tests, two processes at a time
 
 check: $(FULL) ## format, lint, types, rooms, dependencies; every tool runs, then the failed ones are named
 	@failed=; \
-	run() { echo "== $$*"; $(BIN)/"$$@" || failed="$$failed $$1"; }; \
+	run() { echo "== $$*"; $(BIN)/"$$@" || failed="$$failed, $$*"; }; \
 	run ruff format --check; \
 	run ruff check; \
 	run mypy; \
 	run lint-imports; \
 	run deptry .; \
-	if [ -n "$$failed" ]; then echo "make check: failed:$$failed" >&2; exit 1; fi
+	if [ -n "$$failed" ]; then echo "make check: failed: $${failed#, }" >&2; exit 1; fi
 
 bench: $(FULL) ## measure the figures that the README quotes, on this machine
 	@$(BIN)/python -m benchmarks
@@ -45,7 +45,7 @@ lock: $(BIN)/python ## write requirements/lock.txt anew, from the newest version
 	@dir=$$(mktemp -d) && trap 'rm -rf "$$dir"' EXIT && $(BIN)/python -m venv "$$dir" && \
 	echo "installing the newest versions into a clean environment ..." && \
 	"$$dir/bin/python" -m pip install --quiet --disable-pip-version-check --no-input $(TORCH) setuptools ".[torch,nvidia,parquet,test,dev]" && \
-	"$$dir/bin/python" requirements/freeze.py > $(LOCK).new && mv $(LOCK).new $(LOCK) && echo "wrote $(LOCK)"
+	"$$dir/bin/python" requirements/freeze.py > $(LOCK).new && mv $(LOCK).new $(LOCK) && rm -rf build && echo "wrote $(LOCK)"
 
 clean: ## remove .venv, builds and caches; stored runs are kept
 	rm -rf $(VENV) build dist src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

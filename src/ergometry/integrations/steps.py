@@ -51,7 +51,7 @@ class StepMachine:
         self.examples = self.tokens = self.flops = self.loss = math.nan
         self.backwards = 0
         self.flags = 0
-        self._closure_done = False
+        self._closure_done = self._uncounted = False
 
     # Phases
 
@@ -157,9 +157,12 @@ class StepMachine:
         self.examples = examples if math.isnan(self.examples) else self.examples + examples
         self.tokens = tokens if math.isnan(self.tokens) else self.tokens + tokens
 
-    def add_flops(self, flops: float) -> None:
-        """Add operations to the step's."""
-        self.flops = flops if math.isnan(self.flops) else self.flops + flops
+    def add_flops(self, flops: float | None) -> None:
+        """Add operations to the step's; None says that some were not counted, so that the step's are not known."""
+        if flops is None:
+            self._uncounted = True
+        else:
+            self.flops = flops if math.isnan(self.flops) else self.flops + flops
 
     def optimizer_begin(self, now_s: float) -> None:
         """Begin an optimizer's step."""
@@ -292,7 +295,7 @@ class StepMachine:
             self.examples,
             self.tokens,
             self.backwards,
-            self.flops,
+            math.nan if self._uncounted else self.flops,
             self.loader_pass,
             flags,
         )

@@ -218,13 +218,17 @@ class Tracer:
             self.machine.add_flops(known)
             return None
         # Shapes that never repeat must not make every step a counted one.
-        return self.counts.mode() if self._flops_s <= 1.0 + _COUNTING_SHARE * self.now() else None
+        if self._flops_s <= 1.0 + _COUNTING_SHARE * self.now():
+            return self.counts.mode()
+        self.machine.add_flops(None)
+        return None
 
     def _counted(self, mode: CountingMode | None, key: Any, took_s: float, *, backward: bool) -> None:
         if mode is not None:
             self.machine.add_flops(self.counts.keep(key, mode, backward=backward))
             self._uncounted |= mode.uncounted
-            self._flops_s += _DISPATCH_SHARE * took_s
+            # The first call of a compiled model takes as long as its compilation, which is not ours.
+            self._flops_s += _DISPATCH_SHARE * min(took_s, max(self._step_s, 0.05))
 
     # Backward
 
@@ -241,7 +245,11 @@ class Tracer:
             if machine.backwards == 0:
                 machine.loader_pass = self._last_pass
             key = self.counts.backward_key()
-            mode = self._known_or_mode(self.counts.backward(key)) if key else None
+            mode = None
+            if key:
+                mode = self._known_or_mode(self.counts.backward(key))
+            else:
+                machine.add_flops(None)  # of what no forward was seen
         except Exception as error:
             self.fault(error)
             return original(tensors, *args, **kwargs)

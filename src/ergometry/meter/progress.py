@@ -7,6 +7,8 @@ import os
 
 from ergometry.core.series import LOSSES, STEPS, Series
 
+_COLUMNS = 80
+
 
 class Progress:
     """Follows the rows that pass and makes one line of them, at most once a second (once in ten off a terminal)."""
@@ -18,6 +20,7 @@ class Progress:
         self._steps = 0
         self._examples = 0.0
         self._tokens = 0.0
+        self._last = (-1.0, 0.0, 0.0)
         self._loss = math.nan
         self._due_s = 0.0
         self._shown = False
@@ -25,9 +28,15 @@ class Progress:
     def row(self, series: Series, values: tuple[float, ...]) -> None:
         """Take note of one row."""
         if series is STEPS:
-            self._steps += 1
-            self._examples += values[8] if values[8] == values[8] else 0.0
-            self._tokens += values[9] if values[9] == values[9] else 0.0
+            step, examples, tokens = (x if x == x else 0.0 for x in (values[0], *values[8:10]))
+            told, *before = self._last
+            if step != told:
+                self._steps += 1
+                before = [0.0, 0.0]
+            # A step is told again when another optimizer joins it: the last time counts.
+            self._examples += examples - before[0]
+            self._tokens += tokens - before[1]
+            self._last = (step, examples, tokens)
         elif series is LOSSES and math.isfinite(values[2]):
             # Smoothed over about twenty steps: single minibatches jump about.
             self._loss = values[2] if self._loss != self._loss else self._loss + 0.05 * (values[2] - self._loss)
@@ -36,14 +45,17 @@ class Progress:
         """Return the line, without colours, within 80 columns."""
         parts = [f"{int(t_s) // 60:02d}:{int(t_s) % 60:02d}", f"step {self._steps}"]
         if math.isfinite(self._loss):
-            parts.append(f"loss {self._loss:.3f}")
-            if self._tokens:
+            large = abs(self._loss) >= 1e6
+            parts.append(f"loss {self._loss:.3g}" if large else f"loss {self._loss:.3f}")
+            if self._tokens and not large:
                 parts.append(f"{self._loss / math.log(2):.2f} bit/{self._token}")
         if math.isfinite(power_w):
-            parts += [f"{power_w:.1f} W", f"{energy_j:.0f} J" if energy_j < 1e4 else f"{energy_j / 1e3:.1f} kJ"]
+            parts += [f"{power_w:.1f} W", _joules(energy_j)]
             if self._examples:
                 parts.append(f"{energy_j / self._examples:.3g} J/example")
-        return " · ".join(parts)
+        while len(line := " · ".join(parts)) > _COLUMNS:
+            parts.pop()
+        return line
 
     def show(self, t_s: float, live: tuple[float, float]) -> None:
         """Write the line if it is due; ``live`` is (joules, watts)."""
@@ -65,3 +77,10 @@ class Progress:
             os.write(self._descriptor, text.encode("utf-8", "replace"))
         except OSError:
             self._due_s = math.inf  # the terminal is gone: no more lines
+
+
+def _joules(x: float) -> str:
+    for scale, unit in ((1e9, "GJ"), (1e6, "MJ"), (1e3, "kJ")):
+        if x >= 10 * scale:
+            return f"{x / scale:.1f} {unit}"
+    return f"{x:.0f} J"

@@ -131,9 +131,13 @@ class RingReader:
         before = (bytearray(), left) if begins else self._texts.pop(text_id, None)
         if before is None or before[1] != left:
             return None  # a part before it was dropped
-        text = before[0] + slot[_HEAD.size : _HEAD.size + length]
+        text = before[0]
+        text += slot[_HEAD.size : _HEAD.size + length]
         if left:
             self._texts[text_id] = (text, left - 1)
             return None
-        message = json.loads(text)
+        try:
+            message = json.loads(text)
+        except ValueError:
+            return None  # one slot by two threads, a whole ring apart
         return message if isinstance(message, dict) else None
