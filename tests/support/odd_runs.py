@@ -6,11 +6,11 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from support.synthetic import MODELLED, PACKAGE, synthetic_run
 
 from ergometry.core import series
 from ergometry.core.notices import Notice
 from ergometry.core.run import Run, SampleTable, Table
+from support.synthetic import MODELLED, PACKAGE, synthetic_run
 
 
 def with_table(run: Run, kind: series.Series, rows: Any) -> Run:

@@ -23,11 +23,6 @@ CATALOGUE: dict[str, tuple[str, str]] = {
         "free some space or choose another folder with --store; training was not affected",
     ),
     "store.damaged": ("part of the stored run could not be read: {detail}", "the rest is reported"),
-    "recorder.lost": ("the recorder ended before the script: {detail}", "what was recorded until then is kept"),
-    "recorder.absent": (
-        "the recorder could not be started: {detail}",
-        "the script ran without being measured; check that the store can be written",
-    ),
     "records.dropped": (
         "{detail} records were dropped because the ring was full",
         "the recorder was starved of processor time; leave it some, or use fewer records per second",
@@ -40,10 +35,6 @@ CATALOGUE: dict[str, tuple[str, str]] = {
         "no training step was seen: {detail}",
         "steps are seen through torch.nn.Module calls, backward and torch.optim optimizers",
     ),
-    "examples.inferred": (
-        "examples and tokens were inferred: {detail}",
-        "state them with --examples and --tokens if this is wrong",
-    ),
     "torch.unsupported": (
         "torch could not be instrumented fully: {detail}",
         "energy and time of the whole run are still measured",
@@ -52,7 +43,10 @@ CATALOGUE: dict[str, tuple[str, str]] = {
         "no FLOP formula for: {detail}",
         "their FLOP are missing from the totals",
     ),
-    "ledger.off": ("gradient work was not followed: {detail}", "the other quantities are unaffected"),
+    "ledger.partial": (
+        "gradient work was followed for a part of the parameters only: {detail}",
+        "it stands for that part; the other quantities are unaffected",
+    ),
     "loss.unreadable": ("the loss was not a finite scalar in {detail} steps", "those steps have no loss"),
     "value.not_finite": ("a value was NaN or infinite and is null here: {detail}", "see its why"),
     "steps.skipped": (

@@ -172,6 +172,8 @@ class Ledger:
         self._plans: dict[int, tuple[tuple[int, ...], Plan]] = {}
         self._sampled, self._exact = Allowance(share / 2), Allowance(share / 2)
         self._exact_due = False
+        self.left_out = 0
+        """Parameters that are not followed, being of another type or on another device than most."""
 
     def due(self, step_s: float) -> bool:
         """Say whether to follow this optimizer step, when steps take ``step_s``."""
@@ -206,6 +208,7 @@ class Ledger:
         one_dtype = len({p.dtype for p in dense}) == 1
         if not (one_device and one_dtype):
             dense, plan = self._largest_kind(dense)
+            self.left_out = max(self.left_out, cached[1].parameters - plan.parameters)
         if plan.parameters == 0:
             return None, samples
         exact = self._exact_due and plan.parameters * dense[0].element_size() <= _FLOOR_BYTES

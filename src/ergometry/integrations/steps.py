@@ -29,6 +29,8 @@ class StepMachine:
         self.index = 0
         """Number of the step that is open, or of the next one to open."""
         self.open = False
+        self.skipped = 0
+        """Optimizer steps that were skipped so far."""
         self.loader_pass = 0
         self._stack: list[int] = []
         self._phase, self._since_s = OTHER, 0.0
@@ -52,6 +54,11 @@ class StepMachine:
         self.backwards = 0
         self.flags = 0
         self._closure_done = self._uncounted = False
+
+    @property
+    def steps(self) -> int:
+        """Number of steps that an optimizer has ended."""
+        return self.index + self._stepped
 
     # Phases
 
@@ -183,6 +190,7 @@ class StepMachine:
         self._awaiting_backward = False
         if skipped:
             self.flags |= series.SKIPPED
+            self.skipped += 1
         self._stepped = True
         self._t1_s = now_s
         self._emit_step()

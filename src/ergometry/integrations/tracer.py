@@ -388,6 +388,13 @@ class Tracer:
             self._housekeep(self.now())
             inference = self.inference
             self.client.meta(inferred=inference.reasons, classes=inference.classes, parameters=self._parameters or None)
+            if self.machine.steps == 0:
+                self.client.notice("steps.none", "torch was imported, and no optimizer stepped")
+            if self.machine.skipped:
+                self.client.notice("steps.skipped", str(self.machine.skipped))
+            if self.optimizers.ledger.left_out:
+                left_out = f"{self.optimizers.ledger.left_out} are of another type, or on another device"
+                self.client.notice("ledger.partial", left_out)
             if self._uncounted:
                 self.client.notice("flops.uncounted", ", ".join(sorted(self._uncounted)))
             if self.losses.unreadable:

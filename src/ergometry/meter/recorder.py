@@ -89,6 +89,8 @@ class Recorder:
             t_s = self.now()
             values = sensor.read(time.perf_counter())
             self.writer.add_sample(sensor.source, t_s, values)
+            if values and all(value != value for value in values):
+                self.writer.notice("sensor.failed", sensor.source, t_s)
             readings.append(values)
         self._sampled_s = t_s = self.now()
         self.tally.update(t_s, readings)

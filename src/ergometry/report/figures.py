@@ -161,7 +161,7 @@ def energy_per_example(book: Book) -> Figure | None:
     if len(steps) < 2 or not outer:
         return None
     interval_s = max(float((trace.t_s[-1] - trace.t_s[0]) / (len(trace.t_s) - 1)) for trace in outer.values())
-    most = int((steps["t1_s"][-1] - steps["t0_s"][0]) / (2 * interval_s))
+    most = int((steps["t1_s"][-1] - steps["t0_s"][0]) / (2 * interval_s) + 1e-6)
     if most < 2:
         return None
     starts = _blocks(len(steps), min(most, _MOST_BLOCKS))

@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from support.odd_runs import memory_and_core, with_samples, with_table
-from support.synthetic import MODELLED, PACKAGE, PHASES_S, synthetic_run
 
 from ergometry.core import series
 from ergometry.core.estimate import Provenance
 from ergometry.core.run import Run
 from ergometry.work import Timeline, accounts
+from support.odd_runs import memory_and_core, with_samples, with_table
+from support.synthetic import MODELLED, PACKAGE, PHASES_S, synthetic_run
 
 
 def test_the_total_is_the_counter_s_with_its_wrap():
@@ -159,7 +159,7 @@ def test_memory_is_a_component_where_it_is_metered():
     assert components["memory"].value == pytest.approx(4.0 * run.duration_s, rel=1e-6)
     assert components["memory"].provenance is Provenance.MEASURED
     assert not components["static"].known
-    assert "node0/gpu0, node0/package0" in components["static"].why
+    assert "node0/package0, node0/gpu0" in components["static"].why
 
 
 def test_static_energy_is_idle_power_times_duration():

@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from support.odd_runs import nan_losses, with_table
-from support.synthetic import synthetic_run
 
 from ergometry.core import series
 from ergometry.core.estimate import Provenance
 from ergometry.work import accounts
+from support.odd_runs import nan_losses, with_table
+from support.synthetic import synthetic_run
 
 COLUMN = {name: i for i, name in enumerate(series.STEPS.columns)}
 
