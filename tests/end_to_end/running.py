@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import os
 import subprocess
 import sys
@@ -10,7 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ergometry.core.run import Run
+from ergometry.core.series import EVALUATIONS, LOSSES, STEPS
 from ergometry.store.reader import load
 
 SCRIPTS = Path(__file__).parent / "scripts"
@@ -88,3 +93,83 @@ class Runner:
             command = [sys.executable, *(str(word) for word in words)]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         return subprocess.Popen(command, cwd=self.folder, env=ENVIRONMENT, text=True, **(pipes | more))
+
+
+def compare(runner: Runner, script: str, *words: object, **more: Any) -> Measured:
+    """Run a training script plainly and measured; they must not differ in a bit. Return the measured run."""
+    import torch
+
+    command = (SCRIPTS / script, *words)
+    plain = runner.plain(*command, cwd=runner.folder / "plain", **more)
+    measured = runner.erg(*command, cwd=runner.folder / "measured", **more)
+    assert plain.status == 0, plain.err
+    assert (measured.text, measured.err, measured.status) == (plain.text, plain.err, 0)
+    for file in sorted(plain.cwd.glob("*.pt")):
+        first, second = (torch.load(folder / file.name, weights_only=False) for folder in (plain.cwd, measured.cwd))
+        assert difference(first, second) is None, file.name
+    run = measured.run
+    assert_sound(run)
+    return Measured(run, plain.text)
+
+
+def difference(a: Any, b: Any, path: str = "") -> str | None:
+    """Return where two saved states differ in a bit, None if nowhere."""
+    import numpy as np
+    import torch
+
+    if type(a) is not type(b):
+        return f"{path}: {type(a)} and {type(b)}"
+    if isinstance(a, torch.Tensor):
+        same = a.shape == b.shape and a.dtype == b.dtype and torch.equal(a.nan_to_num(9.75), b.nan_to_num(9.75))
+    elif isinstance(a, np.ndarray):
+        same = np.array_equal(a, b)
+    elif isinstance(a, (dict, list, tuple)):
+        if len(a) != len(b) or (isinstance(a, dict) and a.keys() != b.keys()):
+            return f"{path}: of different lengths or keys"
+        keys = a.keys() if isinstance(a, dict) else range(len(a))
+        return next(filter(None, (difference(a[key], b[key], f"{path}/{key}") for key in keys)), None)
+    else:
+        same = a == b
+    return None if same else f"{path}: {a} and {b}"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A run, and what its script said of itself: lines of ``step N loss X examples N …``."""
+
+    run: Run
+    text: str
+
+    def said(self, name: str) -> list[float]:
+        """Return a number that the script gave for each of its steps."""
+        lines = [line.split() for line in self.text.splitlines() if line.startswith("step ")]
+        assert [int(words[1]) for words in lines] == list(range(len(lines)))
+        return [float(words[words.index(name) + 1]) for words in lines]
+
+    @property
+    def losses(self) -> list[float]:
+        """The loss stored for each step, NaN where there is none."""
+        steps, table = self.run.table(STEPS), self.run.table(LOSSES)
+        stored = dict(zip(table["step"], table["loss"], strict=True))
+        assert len(stored) == len(table)
+        assert set(stored) <= set(steps["step"])
+        return [stored.get(step, math.nan) for step in steps["step"]]
+
+
+def assert_sound(run: Run) -> None:
+    """Check what holds of every run of a script that trained to its end."""
+    assert run.status == "completed"
+    assert run.exit_status == 0
+    assert run.dropped == 0
+    assert "torch.unsupported" not in [notice.code for notice in run.notices], run.notices
+    assert run.meta["torch"]
+    steps, evaluations = run.table(STEPS), run.table(EVALUATIONS)
+    np.testing.assert_array_equal(steps["step"], np.arange(len(steps)))
+    host = [steps[f"{phase}_s"] for phase in ("data", "forward", "backward", "optimizer", "other")]
+    np.testing.assert_allclose(sum(host), steps["t1_s"] - steps["t0_s"], rtol=0, atol=1e-9)
+    assert all((part >= -1e-9).all() for part in host)
+    # Steps and evaluations follow each other without overlapping.
+    spans = sorted((*zip(steps["t0_s"], steps["t1_s"]), *zip(evaluations["t0_s"], evaluations["t1_s"])))
+    assert all(a <= b for a, b in spans)
+    assert all(first[1] <= second[0] + 1e-9 for first, second in itertools.pairwise(spans))
+    assert not spans or 0 < spans[0][0] <= spans[-1][1] <= run.duration_s

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.odd_runs import memory_and_core, modelled, wave
-from support.synthetic import synthetic_run
 
 from ergometry.report import render, summary
+from support.odd_runs import memory_and_core, modelled, wave
+from support.synthetic import synthetic_run
 
 pytestmark = pytest.mark.browser
 
@@ -137,15 +137,17 @@ def test_the_figure_of_power_has_its_layers_and_can_be_switched(browser, pages):
 
 
 def test_the_figures_follow_the_colour_scheme(browser, pages):
+    from selenium.webdriver.support.ui import WebDriverWait
+
     show(browser, pages["measured"], scheme="light")
     colour = "return document.querySelector('[data-figure=power] .plot').data[0].fillcolor"
     ground = "return getComputedStyle(document.body).backgroundColor"
     light = browser.execute_script(colour), browser.execute_script(ground)
     media = {"features": [{"name": "prefers-color-scheme", "value": "dark"}]}
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
-    dark = browser.execute_script(colour), browser.execute_script(ground)
-    assert light[0] != dark[0]
-    assert light[1] != dark[1]
+    # The page hears of it at the next frame; waiting for longer than that is a failure.
+    WebDriverWait(browser, 10).until(lambda b: b.execute_script(colour) != light[0])
+    assert browser.execute_script(ground) != light[1]
 
 
 def test_modelled_energy_is_hatched_in_the_drawing(browser, pages):

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.odd_runs import modelled, wave
-from support.synthetic import synthetic_run
 from syrupy.assertion import SnapshotAssertion
 from syrupy.extensions.single_file import SingleFileSnapshotExtension, WriteMode
 
 from ergometry.core.estimate import Estimate
 from ergometry.report import render
 from ergometry.report.compare import compare
+from support.odd_runs import modelled, wave
+from support.synthetic import synthetic_run
 
 
 class GoldenFile(SingleFileSnapshotExtension):

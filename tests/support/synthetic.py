@@ -58,7 +58,9 @@ def synthetic_run(
         loss = 2.0 + 3.5 * np.exp(-k / 60)
         losses.append((k, t1, loss))
         g2, d2 = 0.04 * loss, 4e-6 * loss
-        ledger.append((k, g2, 0.1 * g2, d2, 0.1 * d2, 0.9 * np.sqrt(g2 * d2), 1e-6, 2000.0, 1e5, 5e-5, np.sqrt(g2 * d2), 1e-6))
+        ledger.append(
+            (k, g2, 0.1 * g2, d2, 0.1 * d2, 0.9 * np.sqrt(g2 * d2), 1e-6, 2000.0, 1e5, 5e-5, np.sqrt(g2 * d2), 1e-6)
+        )
         t = t1
     duration = t + 0.25
     at = np.arange(0.0, duration + 1 / sampling_hz, 1 / sampling_hz)
@@ -98,7 +100,10 @@ def synthetic_run(
         "devices": ["cpu"],
         "parameters": 100000,
         "classes": 256,
-        "inferred": {"examples": "the first tensor's first dimension", "tokens": "its first two dimensions, being integers"},
+        "inferred": {
+            "examples": "the first tensor's first dimension",
+            "tokens": "its first two dimensions, being integers",
+        },
         "sampling_hz": sampling_hz,
     }
     return Run(

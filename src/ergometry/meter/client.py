@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ergometry.core.errors import RecorderError
+from ergometry.core.masking import mask_secrets
 from ergometry.core.series import Series
 from ergometry.meter import shared
 from ergometry.meter.ring import RING_BYTES, RingWriter
@@ -65,7 +66,7 @@ class RecorderClient:
         pidfd = -1
         with contextlib.suppress(AttributeError, OSError):
             pidfd = os.pidfd_open(os.getpid())
-        file = folder / f"process-{os.getpid()}.sqlite"
+        file = folder.absolute() / f"process-{os.getpid()}.sqlite"  # the recorder works in another folder
         config = {
             "sampling_hz": 1.0,
             "path": [entry for entry in sys.path if entry],
@@ -142,9 +143,13 @@ class RecorderClient:
         wanted = self.memory.bump(shared.FLUSH_REQUEST)
         self.memory.wake()
         end = time.monotonic() + timeout_s
-        while self.memory.word(shared.FLUSH_DONE) != wanted and time.monotonic() < end:
+        while not self._flushed(wanted) and time.monotonic() < end:
             time.sleep(0.0005)
-        return self.memory.word(shared.FLUSH_DONE) == wanted
+        return self._flushed(wanted)
+
+    def _flushed(self, wanted: int) -> bool:
+        # Another thread may have asked after us: what was done for it is done for us. The numbers wrap at 32 bits.
+        return (self.memory.word(shared.FLUSH_DONE) - wanted) & 0xFFFFFFFF < 1 << 31
 
     def finish(self, status: str, exit_status: int | None, timeout_s: float = 10.0) -> bool:
         """End the run; wait until the file is whole, and say whether it is."""
@@ -170,7 +175,7 @@ def run_labels(run_id: str, command: list[str], sampling_hz: float) -> dict[str,
     now = datetime.datetime.now(datetime.UTC)
     return {
         "id": run_id,
-        "command": list(command),
+        "command": mask_secrets(command),  # what is not stored cannot be shown to anyone
         "cwd": str(Path.cwd()),
         "started": now.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         "host": platform.node(),

@@ -236,8 +236,8 @@ def main(config_json: str) -> None:
     try:
         recorder = Recorder(config, memory)
         recorder.open()
-    except (ErgError, OSError) as error:
-        memory.error = str(error)
+    except Exception as error:  # whatever it is, the script is told, and does not wait for a recorder that is gone
+        memory.error = str(error) if isinstance(error, (ErgError, OSError)) else repr(error)
         memory.set_word(shared.STATE, shared.FAILED)
         return
     watcher = threading.Thread(target=recorder.watch, args=(int(config["pidfd"]), int(config["pid"])), daemon=True)

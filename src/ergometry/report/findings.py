@@ -67,7 +67,7 @@ def data_waiting(run: Run, books: Accounts, _traces: dict[Domain, Trace]) -> Fin
     if static.value is not None and run.duration_s > 0:
         # Loading still costs its own joules when it overlaps training; what surely goes is idling meanwhile.
         part = static * (waiting_s / run.duration_s)
-        saving = Estimate(part.value, part.stderr, "J", Provenance.MODELLED, "at most: idle power × seconds of waiting")
+        saving = Estimate(part.value, part.stderr, "J", Provenance.MODELLED, "at most, idle power × seconds of waiting")
     return Finding(
         "data.waiting",
         f"training waited for data {percent(waiting_s / training_s)} of the time",
@@ -122,7 +122,7 @@ def loss_plateau(run: Run, books: Accounts, traces: dict[Domain, Trace]) -> Find
     if not after.value or after.value < 0.3 * books.total.value:
         return None
     share, bought = percent(after.value / books.total.value), percent(max(float(means[first] - means[-1]) / fall, 0.0))
-    saving = Estimate(after.value, after.stderr, "J", after.provenance, "at most: everything after the plateau began")
+    saving = Estimate(after.value, after.stderr, "J", after.provenance, "at most, everything after the plateau began")
     began = duration(since_s)
     return Finding(
         "loss.plateau",

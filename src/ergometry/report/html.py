@@ -49,8 +49,7 @@ def embedded(data: Any) -> Markup:
     >>> print(embedded({"a": "</script>"}))
     {"a":"\u003c/script>"}
     """
-    text = json.dumps(data, allow_nan=False, separators=(",", ":"))
-    return Markup(text.replace("<", "\\u003c"))
+    return Markup(json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c"))
 
 
 def _environment() -> Environment:

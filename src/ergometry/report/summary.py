@@ -14,7 +14,7 @@ from ergometry.core.notices import Notice
 from ergometry.core.run import Run
 from ergometry.core.trace import Trace
 from ergometry.report.findings import findings
-from ergometry.report.masking import mask_secrets
+from ergometry.core.masking import mask_secrets
 from ergometry.work.accounts import Accounts
 from ergometry.work.attribution import accounts
 

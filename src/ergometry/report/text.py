@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import textwrap
+from collections.abc import Iterator
 from typing import Any
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, ConsoleOptions
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -48,7 +50,7 @@ def text(book: Book, *, width: int = 80, colour: bool = False, brief: bool = Fal
 
 def _parts(book: Book) -> list[Any]:
     summary = book.summary
-    parts: list[Any] = [*_head(summary["run"]), "", " ".join(tables.story(book)), "", _headline(book)]
+    parts: list[Any] = [*_head(summary["run"]), "", _Story(" ".join(tables.story(book))), "", _headline(book)]
     if book.accounts.total.known:
         parts.append(Text(f"Energy is {tables.label(book.accounts.total)}.", "dim"))
     for by, title in (
@@ -64,6 +66,16 @@ def _parts(book: Book) -> list[Any]:
     if summary["warnings"]:
         parts += ["", _title("Warnings"), *(_warning(warning) for warning in summary["warnings"])]
     return [*parts, "", _overhead(summary["overhead"])]
+
+
+class _Story:
+    """Sentences, wrapped where they may be: Rich breaks lines at spaces that must not break."""
+
+    def __init__(self, words: str) -> None:
+        self._words = words
+
+    def __rich_console__(self, _console: Console, options: ConsoleOptions) -> Iterator[Text]:
+        yield Text(textwrap.fill(self._words, options.max_width, break_on_hyphens=False))
 
 
 def _brief_parts(book: Book) -> list[Any]:

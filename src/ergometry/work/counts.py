@@ -67,7 +67,7 @@ def _counted(run: Run, column: Array, name: str) -> Estimate:
         missing = {
             "examples": "no batch was seen in a step; state it with --examples",
             "tokens": "no sequence of token ids was seen in a step; state it with --tokens",
-            "flops": "no operation was counted in a step",
+            "flops": "in no training step were all operations counted",
         }
         return Estimate.unknown(unit, missing[name] if len(column) else "no training step was seen")
     method = "counted in the operations that ran in training steps" if name == "flops" else "counted in training steps"

@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
-from support.stored import store_run
-from support.synthetic import synthetic_run
 from typer.testing import CliRunner
 
 from ergometry.cli import app
 from ergometry.core.errors import RunNotFound, UsageError
+from support.stored import store_run
+from support.synthetic import synthetic_run
 
 FIRST, SECOND = "20260102-030405-aaaa", "20260102-030406-bbbb"
 

@@ -194,6 +194,12 @@ def test_a_run_in_progress_says_so(pages):
     assert "This run has run for" in pages["in progress"]
 
 
+def test_where_the_energy_is_not_known_the_time_still_is(pages):
+    table = pages["no samples"].partition('id="by-phase"')[2].partition("</table>")[0]
+    assert "no power source was read" in table
+    assert ">200 ms</td>" in table  # backward, of five steps
+
+
 def test_every_domain_is_listed_and_none_of_them_summed():
     told = render(memory_and_core(), "text")
     table = told.partition("Energy by domain")[2].partition("Equations")[0]

@@ -70,6 +70,13 @@ def test_a_split_within_steps_is_derived_and_says_what_it_assumes():
     assert books.by_phase["evaluation"].stderr < 0.01 * books.by_phase["evaluation"].value
 
 
+def test_the_error_within_steps_is_that_of_powers_between_zero_and_twice_the_mean():
+    # Two phases of uniform, independent powers, scaled to the step's mean, to first order: E·f(1-f)·√(2/3).
+    books = accounts(synthetic_run(100, power_w=50.0, evaluate_every=1000))
+    for phase, f in (("data", 0.1), ("forward", 0.2), ("backward", 0.4)):
+        assert books.by_phase[phase].stderr == pytest.approx(500.0 * f * (1 - f) * np.sqrt(2 / 3), rel=1e-3), phase
+
+
 def test_modelled_joules_stay_modelled_in_every_part():
     books = accounts(synthetic_run(signal=MODELLED))
     energies = [books.total, books.power, *books.by_phase.values(), books.by_component["residual"]]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ergometry.report.masking import MASK, mask_secrets
+from ergometry.core.masking import MASK, mask_secrets
 
 SECRET = "s3cr3tV4lue99"
 TOKENS = [
