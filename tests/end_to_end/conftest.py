@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from end_to_end.running import Runner
+pytest.register_assert_rewrite("end_to_end.running")
+
+from end_to_end.running import Runner  # noqa: E402
 
 # Programs to be run, not modules to be searched for doctests.
 collect_ignore = ["scripts"]

@@ -42,8 +42,10 @@ def flagged(steps: Table, bit: int) -> list[int]:
     return [int(step) for step, flags in zip(steps["step"], steps["flags"], strict=True) if int(flags) & bit]
 
 
-@pytest.mark.parametrize("evaluate", ["no_grad", "inference_mode"])
-@pytest.mark.parametrize("data", ["loader", "tensors"])
+@pytest.mark.parametrize(
+    ("data", "evaluate"),
+    [("loader", "no_grad"), ("loader", "carelessly"), ("tensors", "inference_mode"), ("tensors", "carelessly")],
+)
 def test_epochs_with_evaluation_between(runner: Runner, data: str, evaluate: str) -> None:
     first = ["--evaluate-first"] if data == "tensors" else []
     measured = compare(runner, "classifier.py", "--data", data, "--evaluate", evaluate, *first)
@@ -133,9 +135,7 @@ def test_a_teacher_belongs_to_the_step(runner: Runner, teacher: str) -> None:
 
 def test_training_in_eval_mode(runner: Runner) -> None:
     measured = compare(runner, "fine_tuning.py")
-    steps = assert_accounted(measured)
-    # That it trains is known only after the first backward.
-    np.testing.assert_array_equal(steps["examples"][1:], measured.said("examples")[1:])
+    assert_accounted(measured, "examples")
     evaluations = measured.run.table(EVALUATIONS)
     assert list(evaluations["examples"]) == [4]
 

@@ -76,7 +76,7 @@ def read_peak_power(run: Run, accounts: Accounts) -> Estimate:
         return replace(
             accounts.power, why=accounts.power.why or "the run's mean power: it is too short for bins of 1 s"
         )
-    bins = int(np.ceil(run.duration_s / BIN_S)) - 1
+    bins = int(run.duration_s // BIN_S)
     highest_w, top = -np.inf, 0
     for first in range(0, bins, _BLOCK):
         # In blocks: a run of weeks has millions of bins.

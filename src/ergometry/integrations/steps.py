@@ -33,10 +33,12 @@ class StepMachine:
         """Optimizer steps that were skipped so far."""
         self.loader_pass = 0
         self._stack: list[int] = []
+        self._stepping: dict[int, int] = {}  # optimizers in their step, and the depth at which it began
+        self._closure = False
         self._phase, self._since_s = OTHER, 0.0
         self._gap = [0.0] * 6  # since the last backward or optimizer step: belongs to what comes next
         self._gap_t0_s = 0.0
-        self._data_t0_s: float | None = None
+        self._start_s: float | None = None  # when what may be the first step began
         self._data_seen = False
         self._tail_t0_s: float | None = None
         self._awaiting_backward = False
@@ -80,7 +82,7 @@ class StepMachine:
     @property
     def in_optimizer(self) -> bool:
         """Say whether an optimizer's step is under way (a closure runs inside it)."""
-        return self._phase == OPTIMIZER or OPTIMIZER in self._stack
+        return bool(self._stepping)
 
     @property
     def in_data(self) -> bool:
@@ -95,9 +97,11 @@ class StepMachine:
         if self._tentative is not None:
             self._confirm_evaluation()
         self._data_seen = True
-        if self._phase != DATA:
-            self._data_t0_s = now_s
+        self._end_raised_optimizer(now_s)
+        outermost = self._phase != DATA
         self.enter(DATA, now_s)
+        if outermost:
+            self._start(now_s, anew=True)
 
     def data_end(self, now_s: float) -> None:
         """Have the batch."""
@@ -112,8 +116,11 @@ class StepMachine:
             now_s: time.
         """
         self._tail_t0_s = None
+        if training:
+            self._end_raised_optimizer(now_s)
         evaluation = not training and not self._awaiting_backward and not self.in_optimizer
         self.enter(EVALUATION if evaluation else FORWARD, now_s)
+        self._start(now_s)
         if starts_step:
             self._open(now_s)
             self._awaiting_backward = True
@@ -127,9 +134,16 @@ class StepMachine:
         elif self._phase != OPTIMIZER:
             self._tail_t0_s = now_s
 
+    def evaluation_trains(self) -> None:
+        """Take back what was taken for an evaluation: its backward comes."""
+        if self._tentative is not None:
+            self._take_back_tentative()
+
     def backward_begin(self, now_s: float) -> None:
         """Begin a backward; what ran since the last forward was the loss, and is counted as forward."""
+        self._end_raised_optimizer(now_s)
         self.enter(BACKWARD, now_s)
+        self._start(now_s)
         if self._tail_t0_s is not None:
             tail = now_s - self._tail_t0_s
             moved = min(tail, self._gap[OTHER])
@@ -171,21 +185,35 @@ class StepMachine:
         else:
             self.flops = flops if math.isnan(self.flops) else self.flops + flops
 
-    def optimizer_begin(self, now_s: float) -> None:
-        """Begin an optimizer's step."""
+    def optimizer_begin(self, now_s: float, *, who: int = 0, closure: bool = False) -> None:
+        """Begin an optimizer's step; ``who`` tells optimizers apart, of which one may step inside another's step."""
         self._tail_t0_s = None
-        if OPTIMIZER in self._stack or self._phase == OPTIMIZER:
-            # The last one never ended: it raised.
-            self.flags |= series.EXCEPTION
-            self._stack.clear()
-            self._switch(OTHER, now_s)
+        if who in self._stepping:
+            self._raised(now_s)
+        if not self._stepping:
+            self._closure = closure
+        self._stepping[who] = len(self._stack)
         self.enter(OPTIMIZER, now_s)
+        self._start(now_s)
 
-    def optimizer_end(self, now_s: float, *, skipped: bool = False) -> None:
+    def _end_raised_optimizer(self, now_s: float) -> None:
+        """Notice that an optimizer's step raised: without a closure it calls nothing that we would see."""
+        if self._stepping and not self._closure:
+            self._raised(now_s)
+
+    def _raised(self, now_s: float) -> None:
+        """End an optimizer's step that raised: the script begins anew, and so do the step's examples and loss."""
+        self._stepping.clear()
+        self.unwind(0, now_s)
+        self.loss = self.examples = self.tokens = math.nan
+
+    def optimizer_end(self, now_s: float, *, who: int = 0, skipped: bool = False) -> None:
         """End it: the step may be complete (another optimizer's step still joins it), so its rows are emitted."""
-        self.leave(now_s)
+        depth = self._stepping.pop(who, 0)
+        while len(self._stack) > depth:
+            self.leave(now_s)
         if not self.open:
-            self._open(self._data_t0_s if self._data_t0_s is not None else now_s)
+            self._open(now_s)
         self._take_gap(now_s)
         self._awaiting_backward = False
         if skipped:
@@ -230,15 +258,17 @@ class StepMachine:
             self.index += 1
             self._t0_s = self._gap_t0_s
         else:
-            # The first step: what came before its first batch was setting up, not training.
-            self._t0_s = self._data_t0_s if self._data_t0_s is not None else now_s
-            phases = now_s - self._t0_s
-            self._gap[DATA] = min(self._gap[DATA], phases)
-            self._gap[OTHER] = max(0.0, phases - sum(self._gap[:OTHER]))
-            self._gap[EVALUATION] = 0.0
+            self._start(now_s)
+            self._t0_s = self._start_s if self._start_s is not None else now_s
         self._step = [0.0] * 6
         self._reset_counts()
         self.open, self._stepped = True, False
+
+    def _start(self, now_s: float, *, anew: bool = False) -> None:
+        """Begin what may be the first step: what came before its first batch was setting up, not training."""
+        if not self.open and (anew or self._start_s is None):
+            self._start_s = now_s
+            self._gap = [0.0] * 6
 
     def _take_gap(self, now_s: float) -> None:
         if self._tentative is not None:
@@ -247,15 +277,13 @@ class StepMachine:
             self._step[phase] += seconds
         self._gap = [0.0] * 6
         self._gap_t0_s = now_s
-        self._data_t0_s = None
 
     def _add_tentative(self, counts: tuple[float, float]) -> None:
         now_s = self._since_s
         if self._tentative is None:
             self._tentative = [0.0] * 6
-            first = not self.open and math.isnan(self._evaluated[0])
-            trimmed = self._data_t0_s if self._data_t0_s is not None else now_s - self._gap[EVALUATION]
-            self._tentative_t0_s = trimmed if first else self._gap_t0_s
+            start_s = None if self.open else self._start_s
+            self._tentative_t0_s = self._gap_t0_s if start_s is None else start_s
             self._tentative_counts = [0.0, 0.0]
         for phase, seconds in enumerate(self._gap):
             self._tentative[phase] += seconds
@@ -263,15 +291,12 @@ class StepMachine:
         self._tentative_counts[1] += counts[1]
         self._gap = [0.0] * 6
         self._gap_t0_s = now_s
-        self._data_t0_s = None
 
     def _take_back_tentative(self) -> None:
         assert self._tentative is not None
         for phase, seconds in enumerate(self._tentative):
             self._gap[FORWARD if phase == EVALUATION else phase] += seconds
         self._gap_t0_s = self._tentative_t0_s
-        if self._data_t0_s is None:
-            self._data_t0_s = self._tentative_t0_s
         self._tentative = None
 
     def _confirm_evaluation(self) -> None:
@@ -281,7 +306,7 @@ class StepMachine:
         waiting[1] = self._gap_t0_s
         waiting[2] += self._tentative_counts[0]
         waiting[3] += self._tentative_counts[1]
-        self._tentative = None
+        self._tentative = self._start_s = None
         if waiting[1] - waiting[0] >= _FLUSH_S:
             self._emit_evaluation()
 

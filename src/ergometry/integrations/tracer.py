@@ -57,8 +57,9 @@ class Tracer:
         self._roots: weakref.WeakKeyDictionary[torch.nn.Module, bool] = weakref.WeakKeyDictionary()
         self._parameter_ids: set[int] = set()
         self._parameters = 0
-        self._trains_in_eval = self._eval_with_grad = False
+        self._trains_in_eval = False
         self._batch: dict[int, list[float]] = {}
+        self._eval_batch: dict[int, list[float]] = {}  # of an evaluation that recorded gradients
         self._passes: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
         self._pass_of: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
         self._last_pass = 0
@@ -96,6 +97,8 @@ class Tracer:
 
     def call(self, original: Original, module: torch.nn.Module, args: Any, kwargs: Any) -> Any:
         """Run an outermost module call, timed, and once per signature counted."""
+        if torch.jit.is_tracing():
+            return original(module, *args, **kwargs)  # sizes are being recorded: looking at them would be too
         began = self._clock()
         try:
             grad = torch.is_grad_enabled()
@@ -138,6 +141,9 @@ class Tracer:
         except BaseException:
             if not self.dead:
                 self.machine.unwind(depth - 1, self.now())
+                # No backward will come of it, nor of what was called before it: the script begins anew.
+                self._batch.clear()
+                self.counts.backward_key()
             raise
         finally:
             self.inside = False
@@ -191,17 +197,18 @@ class Tracer:
 
     def _called(self, module: Any, args: Any, kwargs: Any, out: Any, *, evaluation: bool, starts: bool) -> None:
         now = self.now()
+        examples, tokens = batch_size(args, kwargs, self.inference) if evaluation or starts else (0.0, 0.0)
         if evaluation:
-            self._eval_with_grad = torch.is_grad_enabled()
-            examples, _ = batch_size(args, kwargs, self.inference)
+            self._eval_batch = {id(module): [examples, tokens]} if torch.is_grad_enabled() else {}
             self.machine.forward_end(now, evaluation=True, counts=(1.0, 0.0 if math.isnan(examples) else examples))
             return
         self.machine.forward_end(now, evaluation=False)
-        if starts and self.machine.counting:
-            examples, tokens = batch_size(args, kwargs, self.inference)
-            seen = self._batch.setdefault(id(module), [0.0, 0.0])
-            seen[0] += examples
-            seen[1] += tokens
+        if starts:
+            self._eval_batch = {}
+            if self.machine.counting:
+                seen = self._batch.setdefault(id(module), [0.0, 0.0])
+                seen[0] += examples
+                seen[1] += tokens
             if self.machine.index == 0 and self.inference.classes is None:
                 self.inference.classes = classes_of(out)
 
@@ -237,9 +244,11 @@ class Tracer:
         began = self._clock()
         machine = self.machine
         try:
-            if self._eval_with_grad:
+            if self._eval_batch:
                 # The last forward was taken for an evaluation, since the module is in eval mode; it trains so.
-                self._trains_in_eval, self._eval_with_grad = True, False
+                self._trains_in_eval = True
+                self._batch, self._eval_batch = self._eval_batch, {}
+                machine.evaluation_trains()
             machine.backward_begin(began - self._origin_s)
             depth = machine.depth
             if machine.backwards == 0:
@@ -291,11 +300,11 @@ class Tracer:
             return
         began = self._clock()
         try:
-            closure = len(args) > 1 or kwargs.get("closure") is not None
+            closure = any(argument is not None for argument in args[1:]) or kwargs.get("closure") is not None
             # A step that no forward opened is opened by this optimizer's end: its number is the next one.
             self.optimizers.begin(optimizer, step=self.machine.index, step_s=self._step_s, closure=closure)
             now = self._clock()
-            self.machine.optimizer_begin(now - self._origin_s)
+            self.machine.optimizer_begin(now - self._origin_s, who=id(optimizer), closure=closure)
             self._spent(began, now, self._clock())
         except Exception as error:
             self.fault(error)
@@ -310,7 +319,7 @@ class Tracer:
             found_inf = getattr(optimizer, "found_inf", None)
             # On a device, whether a fused step was skipped is not known without waiting for it.
             skipped = found_inf is not None and found_inf.device.type == "cpu" and bool(found_inf.item())
-            self.machine.optimizer_end(began - self._origin_s, skipped=skipped)
+            self.machine.optimizer_end(began - self._origin_s, who=id(optimizer), skipped=skipped)
             self.optimizers.end(optimizer, self.machine.index)
             self.pending.poll()
             if self._timer is not None:

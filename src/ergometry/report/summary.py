@@ -10,11 +10,11 @@ from typing import Any
 from ergometry.core import series
 from ergometry.core.domain import Domain
 from ergometry.core.estimate import Estimate, Provenance
+from ergometry.core.masking import mask_secrets
 from ergometry.core.notices import Notice
 from ergometry.core.run import Run
 from ergometry.core.trace import Trace
 from ergometry.report.findings import findings
-from ergometry.core.masking import mask_secrets
 from ergometry.work.accounts import Accounts
 from ergometry.work.attribution import accounts
 

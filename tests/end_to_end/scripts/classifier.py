@@ -22,19 +22,24 @@ def make_model():
     )
 
 
-def batches(data, size, how):
-    if how == "loader":
-        return DataLoader(data, batch_size=size, shuffle=True)
-    order = torch.randperm(len(data))
-    return [tuple(tensor[part] for tensor in data.tensors) for part in order.split(size)]
+class Batches:
+    """What one has instead of a DataLoader when the data are in memory."""
+
+    def __init__(self, data, batch_size, shuffle):
+        self.data, self.batch_size, self.shuffle = data, batch_size, shuffle
+
+    def __iter__(self):
+        order = torch.randperm(len(self.data)) if self.shuffle else torch.arange(len(self.data))
+        for part in order.split(self.batch_size):
+            yield tuple(tensor[part] for tensor in self.data.tensors)
 
 
 def evaluate(model, data, args):
     model.eval()
     right = []
-    mode = torch.no_grad() if args.evaluate == "no_grad" else torch.inference_mode()
-    with mode:
-        for x, y in batches(data, 20, args.data):
+    modes = {"no_grad": torch.no_grad, "inference_mode": torch.inference_mode, "carelessly": torch.enable_grad}
+    with modes[args.evaluate]():
+        for x, y in data:
             right.append((model(x).argmax(1) == y).numpy())
     print("accuracy", np.concatenate(right).mean())
 
@@ -43,13 +48,15 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--data", choices=["loader", "tensors"], default="loader")
-    parser.add_argument("--evaluate", choices=["no_grad", "inference_mode"], default="no_grad")
+    parser.add_argument("--evaluate", choices=["no_grad", "inference_mode", "carelessly"], default="no_grad")
     parser.add_argument("--evaluate-first", action="store_true")
     args = parser.parse_args()
     random.seed(1)
     np.random.seed(2)
     torch.manual_seed(3)
-    train, test = (make_data(n, torch.Generator().manual_seed(n)) for n in (90, 50))
+    kind = DataLoader if args.data == "loader" else Batches
+    train = kind(make_data(90, torch.Generator().manual_seed(4)), batch_size=16, shuffle=True)
+    test = kind(make_data(50, torch.Generator().manual_seed(5)), batch_size=20, shuffle=False)
     model = make_model()
     criterion = nn.CrossEntropyLoss(label_smoothing=0.1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
@@ -59,7 +66,7 @@ def main():
     step = 0
     for epoch in range(args.epochs):
         model.train()
-        for x, y in batches(train, 16, args.data):
+        for x, y in train:
             if random.random() < 0.5:
                 x = x + 0.01 * torch.from_numpy(np.random.randn(*x.shape).astype(np.float32))
             optimizer.zero_grad()

@@ -136,3 +136,9 @@ def test_the_gain_adds_over_windows_and_is_a_ratio_of_likelihoods(seed, classes)
     )
     likelihood, uniform = np.exp(-losses), 1 / classes
     assert whole == pytest.approx(float(np.sum(counts * np.log(likelihood / uniform))), rel=1e-9, abs=1e-6)
+
+
+def test_a_learner_that_knows_nearly_all_from_the_start_is_believed():
+    assert read_information(run_with(0.01)).value == pytest.approx(
+        STEPS * TOKENS * (math.log(CLASSES) - 0.01), rel=1e-14
+    )

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from ergometry.core import series
 from ergometry.core.run import Table
-from ergometry.equations import entries
+from ergometry.equations import entries, readings
 from ergometry.equations.catalogue import CATALOGUE
 from ergometry.equations.live import values
 from ergometry.equations.readings import read
@@ -117,7 +117,15 @@ def test_the_values_of_a_run_of_known_truth():
         ("9.3", "I_rate"): bits / seconds,
     }
     for (section_id, name), value in expected.items():
-        assert number(found, section_id, name) == pytest.approx(value, rel=1e-6), (section_id, name)
+        assert number(found, section_id, name) == pytest.approx(value, rel=1e-6, abs=0.0), (section_id, name)
+
+
+def test_what_is_exact_by_definition_has_no_error():
+    found = live(synthetic_run())
+    for section_id, part, name in (("1.2", "repair", "information_nat"), ("6.1", "as_written", "B_opt")):
+        assert found[section_id][part][name]["stderr"] == 0.0
+    worst = found["8.1"]["repair"]["speed_factor_worst"]
+    assert worst["value"] == pytest.approx(0.97970528, abs=1e-8) and worst["stderr"] == 0.0
 
 
 def test_the_ledgers_values():
@@ -179,6 +187,17 @@ def test_the_largest_power_is_that_of_the_busiest_second():
     assert number(found, "5.2", "P_max") == pytest.approx(120.0, rel=0.01)
     assert number(found, "6.3", "P_mean") < 50.0
     assert found["5.2"]["as_written"]["P_max"]["stderr"] > 0
+
+
+@pytest.mark.parametrize("second", range(9))
+def test_every_whole_second_is_looked_at_also_across_blocks(monkeypatch, second):
+    monkeypatch.setattr(readings, "_BLOCK", 4)
+
+    def power(t):
+        return np.where((t >= second) & (t < second + 1), 120.0, 40.0)
+
+    run = replace(synthetic_run(100, power_w=power, sampling_hz=20.0), duration_s=9.0)
+    assert number(live(run), "5.1", "P_max") == pytest.approx(120.0, rel=0.01)
 
 
 def test_a_run_too_short_for_seconds_has_its_mean_power():

@@ -317,6 +317,14 @@ def test_a_process_that_dies_leaves_an_interrupted_run_with_all_its_rows(world: 
     assert len(run.table(STEPS)) == len(run.table(LOSSES)) == 1
 
 
+def test_rows_behind_one_that_a_kill_left_half_written_are_kept(world: World) -> None:
+    world.run_until(1.0)
+    with pytest.raises(Exception, match="pack"):
+        world.writer.write(LOSSES, 0)
+    world.writer.write(LOSSES, 1, 1.0, 1.0)
+    assert world.whole().table(LOSSES)["step"].tolist() == [1.0]
+
+
 def test_a_process_that_says_its_end_and_dies_at_once_has_ended_as_it_said(world: World) -> None:
     world.at(1.1, lambda: (world.end(), world.recorder.gone.set()))
     world.recorder.open()
