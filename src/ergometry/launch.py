@@ -144,11 +144,15 @@ class Session:
         when_imported("torch", self._instrument)
 
     def _instrument(self, torch: ModuleType) -> None:
-        from ergometry.integrations.torch_hooks import instrument
+        if self.client is None:
+            return
+        try:
+            from ergometry.integrations.torch_hooks import instrument
 
-        if self.client is not None:
             options = {k: self.config.get(k) for k in ("examples", "tokens", "classes")}
             instrument(torch, self.client, **options)
+        except Exception as error:  # a torch that lacks what we import, say: the script imports it all the same
+            self.client.notice("torch.unsupported", repr(error))
 
     def end(self) -> None:
         """Close the run and say where it is. Nothing raised here may reach the script's own end."""

@@ -58,7 +58,8 @@ class Run:
     ``meta`` keys, each absent until known: ``id``, ``name``, ``tags``, ``command`` (list), ``cwd``, ``started``
     (ISO 8601, UTC), ``host``, ``python``, ``torch``, ``devices`` (list of names), ``pid``, ``machine``
     (cpu model and the like), ``parameters``, ``inferred`` (how examples and tokens were), ``classes``
-    (last dimension of the model's output), ``windows`` (names by number), ``sampling_hz``, ``options``.
+    (last dimension of the model's output), ``label`` (what carries one: token or example),
+    ``windows`` (names by number), ``sampling_hz``, ``options``.
     """
 
     path: Path

@@ -87,7 +87,9 @@ def _coded_steps(run: Run) -> tuple[Array, Array, str]:
     passes, flags = np.nan_to_num(steps["loader_pass"]), np.nan_to_num(steps["flags"]).astype(np.int64)
     steps = Table(steps.columns, steps.rows[(passes <= 1) & (flags & NO_BACKWARD == 0)])
     loss = values_at(steps["step"], last_rows(run.table(LOSSES)), "loss")
-    per_token = len(steps) > 0 and bool(np.all(np.isfinite(steps["tokens"])))
+    has_tokens = len(steps) > 0 and bool(np.all(np.isfinite(steps["tokens"])))
+    # A classifier of texts reads tokens and has one label an example: its output told.
+    per_token = has_tokens and run.meta.get("label") != "example"
     counts = steps["tokens" if per_token else "examples"]
     coded = np.isfinite(loss) & np.isfinite(counts)
     if not np.any(coded):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.machinery
-import importlib.util
 import sys
 from collections.abc import Callable, Sequence
 from types import ModuleType
+from typing import Any
+
+Callback = Callable[[ModuleType], None]
 
 
 class _Finder:
@@ -15,39 +18,61 @@ class _Finder:
     A probe of availability (``find_spec``) only searches; the finder leaves after the module has really run.
     """
 
-    def __init__(self, name: str, callback: Callable[[ModuleType], None]) -> None:
-        self.name, self.callback = name, callback
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.callbacks: list[Callback] = []
         self._searching = False
 
     def find_spec(
-        self, name: str, _path: Sequence[str] | None = None, _target: ModuleType | None = None
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
         if name != self.name or self._searching:
             return None
-        self._searching = True
+        self._searching = True  # others that pass the search on, as this one does, may ask here again
         try:
-            spec = importlib.util.find_spec(name)
+            finders = [finder for finder in sys.meta_path if finder is not self and hasattr(finder, "find_spec")]
+            specs = (finder.find_spec(name, path, target) for finder in finders)
+            spec = next((spec for spec in specs if spec is not None), None)
         finally:
             self._searching = False
-        loader = spec.loader if spec is not None else None
-        if loader is not None and hasattr(loader, "exec_module"):
-            execute = loader.exec_module
-
-            def exec_module(module: ModuleType) -> None:
-                del loader.exec_module  # the loader is again what it was
-                execute(module)
-                if self in sys.meta_path:
-                    sys.meta_path.remove(self)
-                    self.callback(module)
-
-            loader.exec_module = exec_module  # type: ignore[method-assign]
+        if spec is not None and hasattr(spec.loader, "exec_module"):
+            self._lend(spec.loader)
         return spec
 
+    def _lend(self, loader: Any) -> None:
+        # The loader of built-in modules is a class: what is set on it is set for all of them. That of an archive
+        # serves all its modules, and is found again at every probe.
+        if isinstance(loader, type) or "exec_module" in getattr(loader, "__dict__", {}):
+            return
+        execute = loader.exec_module
 
-def when_imported(name: str, callback: Callable[[ModuleType], None]) -> None:
-    """Call ``callback(module)`` once the module ``name`` has been imported; at once if it has been already."""
+        def exec_module(module: ModuleType) -> None:
+            if module.__name__ != self.name:
+                execute(module)
+                return
+            vars(loader).pop("exec_module", None)  # the loader is again what it was
+            execute(module)
+            if self in sys.meta_path:
+                sys.meta_path.remove(self)
+                for callback in self.callbacks:
+                    with contextlib.suppress(Exception):  # the import is the script's
+                        callback(module)
+
+        with contextlib.suppress(AttributeError):  # a loader that takes no attributes
+            loader.exec_module = exec_module
+
+
+def when_imported(name: str, callback: Callback) -> None:
+    """Call ``callback(module)`` once the module ``name`` has been imported; at once if it has been already.
+
+    What the callback raises after an import is dropped, so that the import succeeds as it would have.
+    """
     module = sys.modules.get(name)
     if module is not None:
         callback(module)
-    else:
-        sys.meta_path.insert(0, _Finder(name, callback))
+        return
+    finder = next((known for known in sys.meta_path if isinstance(known, _Finder) and known.name == name), None)
+    if finder is None:
+        finder = _Finder(name)
+        sys.meta_path.insert(0, finder)
+    finder.callbacks.append(callback)

@@ -15,6 +15,8 @@ class Inference:
     def __init__(self, examples: float | None = None, tokens: float | None = None, classes: int | None = None) -> None:
         self.examples, self.tokens = examples, tokens
         self.classes = classes
+        self.label: str | None = None
+        """What carries a label, as the first output told: a token or an example."""
         self.reasons: dict[str, str] = {}
         if classes is None:
             self.reasons["classes"] = "inferred: the last dimension of the first outermost call's output"
@@ -40,13 +42,19 @@ def batch_size(args: tuple[Any, ...], kwargs: dict[str, Any], stated: Inference)
     return examples, tokens
 
 
-def classes_of(out: Any) -> int | None:
-    """Return the last dimension of a call's output, the ``logits`` where it names them; None if it has none."""
+def labels_of(out: Any, examples: float, tokens: float) -> tuple[int | None, str | None]:
+    """Return (classes, what carries a label: ``token`` or ``example``) as an output tells; None where it does not.
+
+    Classes are the last dimension of an output of two or three (its ``logits``, where it names them); what comes
+    before it is one prediction a token or one an example.
+    """
     logits = out.get("logits") if isinstance(out, dict) else getattr(out, "logits", None)
     tensor = logits if isinstance(logits, torch.Tensor) else _first((out,), floating=True, least=2)
-    if tensor is None or tensor.dim() < 2:
-        return None
-    return int(tensor.shape[-1])
+    if tensor is None or tensor.dim() not in (2, 3):
+        return None, None  # of an image of predictions the classes are not the last dimension
+    classes = int(tensor.shape[-1])
+    predictions = tensor.numel() // classes if classes else 0
+    return classes, "token" if predictions == tokens else "example" if predictions == examples else None
 
 
 def _first(values: Iterable[Any], depth: int = 3, *, floating: bool = False, least: int = 0) -> torch.Tensor | None:

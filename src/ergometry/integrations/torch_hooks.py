@@ -42,7 +42,7 @@ def instrument(torch_module: ModuleType, client: RecorderClient, **options: Any)
     client.meta(torch=torch_module.__version__)
     try:
         for model in models:
-            tracer.expect(model)
+            tracer.models.has_parameters(model, training=True)
         install(tracer)
     except Exception as error:
         remove()

@@ -6,7 +6,6 @@ the training.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
 import resource
@@ -21,8 +20,9 @@ import torch
 from ergometry.core import series
 from ergometry.integrations.device_time import DeviceTimer
 from ergometry.integrations.flops import CountingMode, FlopCounts, signature
-from ergometry.integrations.inspect_call import Inference, batch_size, classes_of
+from ergometry.integrations.inspect_call import Inference, batch_size, labels_of
 from ergometry.integrations.losses import LossReader
+from ergometry.integrations.models import Models
 from ergometry.integrations.optimizers import OptimizerWatch
 from ergometry.integrations.pending import Pending
 from ergometry.integrations.steps import StepMachine
@@ -52,11 +52,8 @@ class Tracer:
         self._uncounted: set[str] = set()
         self._clock = time.perf_counter
         self._origin_s = client.origin_s
-        self._device: torch.device | None = None
+        self.models = Models(self._model_found)
         self._timer: DeviceTimer | None = None
-        self._roots: weakref.WeakKeyDictionary[torch.nn.Module, bool] = weakref.WeakKeyDictionary()
-        self._parameter_ids: set[int] = set()
-        self._parameters = 0
         self._trains_in_eval = False
         self._batch: dict[int, list[float]] = {}
         self._eval_batch: dict[int, list[float]] = {}  # of an evaluation that recorded gradients
@@ -102,7 +99,7 @@ class Tracer:
         began = self._clock()
         try:
             grad = torch.is_grad_enabled()
-            has_parameters = self._has_parameters(module, training=grad)
+            has_parameters = self.models.has_parameters(module, training=grad)
             if not (grad or has_parameters):
                 return original(module, *args, **kwargs)  # a loss or a metric of an evaluation
             starts = grad and has_parameters and (module.training or self._trains_in_eval)
@@ -148,44 +145,14 @@ class Tracer:
         finally:
             self.inside = False
 
-    def expect(self, model: torch.nn.Module) -> None:
-        """Count a model's parameters before its first call."""
-        self._has_parameters(model, training=True)
-
-    def _has_parameters(self, module: torch.nn.Module, *, training: bool) -> bool:
-        known = self._roots.get(module)
-        if known is not None:
-            return known
-        parameters = list(module.parameters())
-        if training and parameters:
-            self._roots[module] = True
-            for p in parameters:
-                # An uninitialised (lazy) parameter has no size yet.
-                if id(p) not in self._parameter_ids and not torch.nn.parameter.is_lazy(p):
-                    self._parameter_ids.add(id(p))
-                    self._parameters += p.numel()
-            self._found_device(parameters[0].device)
-            self.client.meta(parameters=self._parameters, devices=self._device_names())
-        elif not parameters:
-            self._roots[module] = False
-        return bool(parameters)
-
-    def _found_device(self, device: torch.device) -> None:
-        if self._device is not None or device.type in ("cpu", "meta"):
-            return
-        self._device = device
-        new_event = functools.partial(torch.get_device_module(device).Event, enable_timing=True)
-        index = float(device.index if device.index is not None else 0)
-        timer = DeviceTimer(new_event, lambda step, sums: self._emit(series.DEVICE_STEPS, step, index, *sums))
-        self._timer = timer
-        self.machine.on_switch = lambda phase: timer.mark(phase, self.machine.index)
-
-    def _device_names(self) -> list[str]:
-        if self._device is None:
-            return ["cpu"]
-        with contextlib.suppress(Exception):
-            return [str(torch.get_device_module(self._device).get_device_name(self._device))]
-        return [str(self._device)]
+    def _model_found(self, device: torch.device | None) -> None:
+        if device is not None:
+            new_event = functools.partial(torch.get_device_module(device).Event, enable_timing=True)
+            index = float(device.index or 0)
+            timer = DeviceTimer(new_event, lambda step, sums: self._emit(series.DEVICE_STEPS, step, index, *sums))
+            self._timer = timer
+            self.machine.on_switch = lambda phase: timer.mark(phase, self.machine.index)
+        self.client.meta(parameters=self.models.parameters, devices=self.models.device_names())
 
     def _training_forward(self, now_s: float) -> None:
         if self.machine.index != self._step_seen:
@@ -209,8 +176,9 @@ class Tracer:
                 seen = self._batch.setdefault(id(module), [0.0, 0.0])
                 seen[0] += examples
                 seen[1] += tokens
-            if self.machine.index == 0 and self.inference.classes is None:
-                self.inference.classes = classes_of(out)
+            if self.machine.index == 0 and self.inference.label is None:
+                classes, self.inference.label = labels_of(out, examples, tokens)
+                self.inference.classes = self.inference.classes or classes
 
     # FLOP
 
@@ -378,10 +346,9 @@ class Tracer:
         unit = 1 if sys.platform == "darwin" else 1024
         peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
         self._emit(series.MEMORY, now_s, -1.0, float(peak_bytes))
-        if self._device is not None:
-            allocated = getattr(torch.get_device_module(self._device), "max_memory_allocated", None)
-            if allocated is not None:
-                self._emit(series.MEMORY, now_s, float(self._device.index or 0), float(allocated(self._device)))
+        allocated = self.models.peak_memory_bytes()
+        if allocated is not None:
+            self._emit(series.MEMORY, now_s, *allocated)
         self._emit(series.OVERHEAD, now_s, self.optimizers.ledger_s, self._flops_s, self._hooks, self._hook_s)
 
     def finish(self) -> None:
@@ -396,7 +363,12 @@ class Tracer:
             self.machine.finish(self.now())
             self._housekeep(self.now())
             inference = self.inference
-            self.client.meta(inferred=inference.reasons, classes=inference.classes, parameters=self._parameters or None)
+            self.client.meta(
+                inferred=inference.reasons,
+                classes=inference.classes,
+                label=inference.label,
+                parameters=self.models.parameters or None,
+            )
             if self.machine.steps == 0:
                 self.client.notice("steps.none", "torch was imported, and no optimizer stepped")
             if self.machine.skipped:

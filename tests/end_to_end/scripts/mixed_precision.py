@@ -1,5 +1,8 @@
 """Trains in bfloat16 with a gradient scaler; one step of each part has an infinite gradient, and is skipped."""
 
+import argparse
+import time
+
 import torch
 from saving import save
 from torch import nn
@@ -9,9 +12,10 @@ def square_of_gradient(model, scale):
     return sum((p.grad.double() / scale).square().sum().item() for p in model.parameters())
 
 
-def train(part, optimizer, model, *, clip, first):
+def train(part, optimizer, model, *, clip, first, io):
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=3)
     for step in range(first, first + 6):
+        time.sleep(io)
         x, y = torch.randn(8, 10), torch.randint(0, 3, (8,))
         optimizer.zero_grad()
         with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -31,6 +35,9 @@ def train(part, optimizer, model, *, clip, first):
 
 
 def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--io", type=float, default=0.0, help="seconds that a batch takes to load")
+    args = parser.parse_args()
     torch.manual_seed(0)
     parts = {}
     for n, (part, kind, options, clip) in enumerate(
@@ -44,7 +51,7 @@ def main():
     ):
         model = nn.Sequential(nn.Linear(10, 16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, 3))
         optimizer = kind(model.parameters(), lr=1e-2, **options)
-        parts |= train(part, optimizer, model, clip=clip, first=6 * n)
+        parts |= train(part, optimizer, model, clip=clip, first=6 * n, io=args.io)
     save(**parts)
 
 

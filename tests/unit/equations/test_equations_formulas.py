@@ -243,6 +243,7 @@ def test_midpoint_work_is_the_loss_it_took_off_and_ito_exceeds_it_by_the_curvatu
     np.testing.assert_allclose(
         eq.displacement_work(g, step) - eq.displacement_work(g, step, after), loss(step), atol=1e-10
     )
+    assert eq.gradient_path(g, step, g) == near(eq.gradient_path(g, step), 1e-12)
     # |A| ≤ 1 in both readings
     for nexts in (None, after):
         path = eq.gradient_path(g, step, nexts)

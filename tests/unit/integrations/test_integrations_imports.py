@@ -7,7 +7,6 @@ import importlib.abc
 import importlib.machinery
 import importlib.util
 import itertools
-import pkgutil
 import sys
 import threading
 import zipfile
@@ -96,7 +95,6 @@ def test_probes_of_availability_do_not_use_it_up(package: Package) -> None:
         spec = importlib.util.find_spec(package.name)
         assert spec is not None
         assert spec.name == package.name
-        assert pkgutil.find_loader(package.name) is not None if hasattr(pkgutil, "find_loader") else True
     assert package.name not in sys.modules
     assert package.seen == []
     module = load(package.name)
@@ -244,30 +242,6 @@ def test_threads_that_import_at_once_call_it_once(package: Package) -> None:
         thread.join()
     assert len(set(map(id, found))) == 1
     assert package.seen == found[:1]
-
-
-def test_a_probe_that_is_under_way_does_not_hide_an_import(package: Package, monkeypatch: pytest.MonkeyPatch) -> None:
-    package.watch()
-
-    class Slow(importlib.abc.MetaPathFinder):
-        """Imports the module in another thread while the search of the first is in the middle."""
-
-        busy = False
-
-        def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
-            if name == package.name and not self.busy:
-                self.busy = True
-                other = threading.Thread(target=load, args=(name,))
-                other.start()
-                other.join()
-
-    slow = Slow()
-    sys.meta_path.insert(1, slow)
-    try:
-        importlib.util.find_spec(package.name)
-    finally:
-        sys.meta_path.remove(slow)
-    assert package.seen == [sys.modules[package.name]]
 
 
 def test_a_loader_of_many_modules_serves_the_others_as_before(

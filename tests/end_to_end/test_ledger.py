@@ -1,0 +1,50 @@
+"""The ledger of gradient work and the count of operations, against what a script computes of itself."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from end_to_end.running import Runner, compare
+from ergometry.core.series import LEDGER, STEPS
+
+QUANTITIES = ("grad_sq", "dtheta_sq", "work")
+
+
+def test_exact_rows_are_exact(runner: Runner) -> None:
+    measured = compare(runner, "ledger.py")
+    ledger = measured.run.table(LEDGER)
+    assert len(set(ledger["step"])) == len(ledger)
+    # All but a few: the first step has no step before it that says how long steps take.
+    assert len(ledger) >= 12
+    exact = ledger["sampled"] == ledger["parameters"]
+    assert exact.sum() >= 8
+    whole = ledger["parameters"] == measured.run.meta["parameters"]
+    for first in (0, 4, 8, 12):  # of every kind of optimizer
+        part = (ledger["step"] >= first) & (ledger["step"] < first + 4)
+        assert (exact & whole & part).any(), first
+    rows = exact & whole
+    for name in QUANTITIES:
+        true = np.array(measured.said(name))[ledger["step"].astype(int)]
+        np.testing.assert_allclose(ledger[name][rows], true[rows], rtol=1e-6, err_msg=name)
+        assert set(ledger[f"{name}_stderr"][exact]) == {0.0}
+    np.testing.assert_allclose(ledger["path"], np.sqrt(ledger["grad_sq"] * ledger["dtheta_sq"]), rtol=1e-9)
+
+
+def test_sampled_rows_are_as_far_off_as_they_say(runner: Runner) -> None:
+    measured = compare(runner, "ledger.py", "--width", 1200, "--steps", 40, "--io", 0.03, "--only", "plain")
+    ledger = measured.run.table(LEDGER)
+    assert len(ledger) >= 25
+    assert (ledger["sampled"] <= 0.02 * ledger["parameters"] + 8).all()
+    for name in QUANTITIES:
+        true = np.array(measured.said(name))[ledger["step"].astype(int)]
+        z = (ledger[name] - true) / ledger[f"{name}_stderr"]
+        # Student's t of seven degrees of freedom has a variance of 1.4; steps are drawn independently.
+        assert abs(z.mean()) < 4 * np.sqrt(1.4 / len(z)), (name, z)
+        assert 0.4 < z.std() < 2.5, (name, z)
+        # And the estimates are worth having.
+        assert np.median(ledger[f"{name}_stderr"] / abs(true)) < 0.5, name
+
+
+def test_operations_are_those_counted_by_hand(runner: Runner) -> None:
+    measured = compare(runner, "operations.py")
+    np.testing.assert_array_equal(measured.run.table(STEPS)["flops"], measured.said("flops"))
