@@ -1,4 +1,4 @@
-"""What measuring costs a training step: the same process with the hooks on and off, in many interleaved pairs of blocks.
+"""What measuring costs a training step: hooks on and off in one process, in many interleaved pairs of blocks.
 
 Machines are noisy: the ratio is taken pair by pair, its median is given with a 95 % bootstrap interval, and beside it
 stands the same figure for identical pairs (off against off), which shows what this machine can resolve.

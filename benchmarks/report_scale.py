@@ -66,13 +66,14 @@ def main() -> None:
             print(f"{form:<9}{took:6.2f} s{float(done.stdout) / 1e6:8.0f} MB peak")
 
 
-_CHILD = f"""
-import resource, sys
+# Not getrusage: its peak is inherited from whoever started the process.
+_CHILD = """
+import sys
 from pathlib import Path
 from ergometry.store.reader import load
 from ergometry.report import render
 assert len(render(load(Path(sys.argv[1])), sys.argv[2])) > 1000
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * {1 if sys.platform == "darwin" else 1024})
+print(1024 * int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]))
 """
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,13 +86,25 @@ class Runner:
         """Run ``erg run words…`` with a store of its own."""
         return self.call(self.command(words, flags=flags, options=["--quiet", *options]), **more)
 
-    def start(self, *words: object, measured: bool = True, **more: Any) -> subprocess.Popen[str]:
+    def start(
+        self, *words: object, measured: bool = True, under: Sequence[str] = (), **more: Any
+    ) -> subprocess.Popen[str]:
         """Start a script, measured unless told otherwise, and return without waiting for it."""
         command = self.command(words, flags=(), options=["--quiet", *more.pop("options", ())])
         if not measured:
             command = [sys.executable, *(str(word) for word in words)]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        command = [*under, *command]
         return subprocess.Popen(command, cwd=self.folder, env=ENVIRONMENT, text=True, **(pipes | more))
+
+
+def finished(runner: Runner) -> Run:
+    """Return the run once its recorder, which outlives a killed script, has closed it."""
+    (folder,) = runner.store.iterdir()
+    deadline = time.monotonic() + 60
+    while (run := load(folder)).status == "running" and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return run
 
 
 def compare(runner: Runner, script: str, *words: object, **more: Any) -> Measured:

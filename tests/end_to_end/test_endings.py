@@ -6,13 +6,10 @@ import os
 import re
 import runpy
 import signal
-import time
 
 import pytest
 
-from end_to_end.running import SCRIPTS, Done, Runner
-from ergometry.core.run import Run
-from ergometry.store.reader import load
+from end_to_end.running import SCRIPTS, Done, Runner, finished
 
 WAYS = runpy.run_path(str(SCRIPTS / "endings.py"))["WAYS"]
 
@@ -81,15 +78,6 @@ def test_a_signal_does_what_it_does_in_python(runner: Runner, number: signal.Sig
         assert (run.status, run.exit_status) == ("interrupted", 130)
     else:
         assert run.exit_status == plain.status
-
-
-def finished(runner: Runner) -> Run:
-    """Return the run once its recorder, which outlives a killed script, has closed it."""
-    (folder,) = runner.store.iterdir()
-    deadline = time.monotonic() + 60
-    while (run := load(folder)).status == "running" and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return run
 
 
 BROKEN = {

@@ -6,6 +6,8 @@ compile internals leaves compilation, and bits, as they were.
 
 from __future__ import annotations
 
+import itertools
+import weakref
 from collections.abc import Callable, Hashable, Iterable
 from typing import Any
 
@@ -101,10 +103,9 @@ class CountingMode(TorchDispatchMode):  # type: ignore[misc]  # torch is not rea
         return out
 
 
-def signature(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Hashable:
-    """Return a key that is equal for calls that run the same operators on the same shapes, to all appearances."""
+def signature(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Hashable, ...]:
+    """Return a key that is equal for a module's calls that run the same operators on the same shapes, it seems."""
     return (
-        id(module),
         module.training,
         torch.is_grad_enabled(),
         torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"),
@@ -132,6 +133,18 @@ class FlopCounts:
         self._forward: dict[Hashable, int] = {}
         self._backward: dict[Hashable, int] = {}
         self._calls: list[Hashable] = []
+        self._modules: dict[int, tuple[weakref.ref[Any], int, list[weakref.ref[Any]]]] = {}
+        self._numbers = itertools.count()
+
+    def key(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Hashable:
+        """Return the key of a call: which module, which of its parameters are trained, and the call's signature."""
+        known = self._modules.get(id(module))
+        if known is None or known[0]() is not module:  # the identity of a module that is gone comes again
+            parameters = [weakref.ref(p) for p in module.parameters()]
+            known = self._modules[id(module)] = (weakref.ref(module), next(self._numbers), parameters)
+        _, number, parameters = known
+        trained = tuple([p is not None and p.requires_grad for p in [parameter() for parameter in parameters]])
+        return (number, trained, *signature(module, args, kwargs))
 
     def forward(self, key: Hashable) -> int | None:
         """Return the FLOP of a forward seen before; None if it is to be counted (or has never been)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterable
 from typing import Any
@@ -48,7 +49,9 @@ def labels_of(out: Any, examples: float, tokens: float) -> tuple[int | None, str
     Classes are the last dimension of an output of two or three (its ``logits``, where it names them); what comes
     before it is one prediction a token or one an example.
     """
-    logits = out.get("logits") if isinstance(out, dict) else getattr(out, "logits", None)
+    logits = None
+    with contextlib.suppress(Exception):  # an output's attributes may be computed, and may raise anything
+        logits = out.get("logits") if isinstance(out, dict) else getattr(out, "logits", None)
     tensor = logits if isinstance(logits, torch.Tensor) else _first((out,), floating=True, least=2)
     if tensor is None or tensor.dim() not in (2, 3):
         return None, None  # of an image of predictions the classes are not the last dimension

@@ -3,7 +3,8 @@
 Blocks of parameters are drawn with probability proportional to their size, with replacement, from a random stream of
 our own; the mean of (block sum / probability) is then unbiased for the whole sum and the spread of the draws gives its
 standard error (Hansen & Hurwitz 1943). At most 2 % of the parameters (or 4 MiB, which no model notices) are
-copied. Nothing is read back from a device here: sums stay tensors until :mod:`pending` finds them ready.
+copied; those of several types are put together in the widest. Nothing is read back from a device here: sums stay
+tensors until :mod:`pending` finds them ready.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ BLOCKS = 8
 _SHARE = 0.02
 _FLOOR_BYTES = 4 << 20
 _MAX_BLOCK = 1 << 17
+_PLANS = 16
 
 Block = tuple[int, int, int]  # tensor, first element, end
 
@@ -30,7 +32,6 @@ class Plan:
     def __init__(self, sizes: Sequence[int]) -> None:
         self.parameters = sum(sizes)
         block = min(max(int(_SHARE * self.parameters / BLOCKS), 1), _MAX_BLOCK)
-        self._blocks: list[Block] = []
         self._ends: list[int] = []
         self._block = block
         self._sizes = list(sizes)
@@ -78,7 +79,10 @@ class Sample:
         assert self.gradient is not None
         wide = torch.float32 if self.before.device.type == "mps" else torch.float64
         g = self.gradient.to(wide)
-        d = (self._theta() - self.before).to(wide)
+        after, before = self._theta(), self.before
+        if before.element_size() < 4:  # the difference of two half-precision numbers is rarely one
+            after, before = after.to(wide), before.to(wide)
+        d = (after - before).to(wide)
         products = torch.stack((g * g, d * d, -g * d))
         if self.exact:
             return products.sum(1, keepdim=True)
@@ -137,7 +141,7 @@ class SparseSample:
     def sums(self) -> torch.Tensor:
         """Return (3, 1) of |g|², |Δθ|², −g·Δθ."""
         g = self.gradient.double()
-        d = (self._theta() - self.before).double()
+        d = self._theta().double() - self.before.double()
         return torch.stack(((g * g).sum(), (d * d).sum(), -(g * d).sum())).reshape(3, 1)
 
 
@@ -167,22 +171,24 @@ class Allowance:
 class Ledger:
     """Follows the optimizers' steps, as often as its share of the step time allows."""
 
-    def __init__(self, share: float = 0.004) -> None:
+    def __init__(self, share: float = 0.003) -> None:
         self._stream = random.Random(0x5EED)
-        self._plans: dict[int, tuple[tuple[int, ...], Plan]] = {}
+        self._plans: dict[tuple[int, ...], Plan] = {}
         self._sampled, self._exact = Allowance(share / 2), Allowance(share / 2)
-        self._exact_due = False
+        self._payer = self._exact
         self.left_out = 0
-        """Parameters that are not followed, being of another type or on another device than most."""
+        """Parameters that are not followed, being complex or on another device than most."""
 
     def due(self, step_s: float) -> bool:
         """Say whether to follow this optimizer step, when steps take ``step_s``."""
-        self._exact_due = self._exact.due(step_s)
-        return self._sampled.due(step_s) or self._exact_due
+        sampled, exact = self._sampled.due(step_s), self._exact.due(step_s)
+        self._payer = self._exact if exact else self._sampled
+        return sampled or exact
 
-    def spent(self, seconds: float, *, exact: bool) -> None:
+    def spent(self, seconds: float) -> None:
         """Take note of what following one step took."""
-        (self._exact if exact else self._sampled).spent(seconds)
+        # Where there is too much for the exact sums, what was saved up for them pays for more samples.
+        self._payer.spent(seconds)
 
     def begin(self, groups: Iterable[dict[str, Any]]) -> tuple[Sample | None, list[SparseSample]]:
         """Copy what must be known before the optimizer's step."""
@@ -198,27 +204,29 @@ class Ledger:
         samples = [SparseSample(p) for p in sparse]
         if not dense:
             return None, samples
-        key = tuple(id(p) for p in dense)
-        cached = self._plans.get(key[0])
-        if cached is None or cached[0] != key:
-            cached = (key, Plan([p.numel() for p in dense]))
-            self._plans[key[0]] = cached
-        plan = cached[1]
-        one_device = len({p.device for p in dense}) == 1
-        one_dtype = len({p.dtype for p in dense}) == 1
-        if not (one_device and one_dtype):
-            dense, plan = self._largest_kind(dense)
-            self.left_out = max(self.left_out, cached[1].parameters - plan.parameters)
-        if plan.parameters == 0:
+        kinds = {(p.device, p.is_complex()) for p in dense}
+        if len(kinds) > 1 or any(is_complex for _, is_complex in kinds):
+            dense = self._commonest(dense)
+        # By sizes, not by identities: those come again in other models, and a parameter's size may change.
+        sizes = tuple(p.numel() for p in dense)
+        if not sum(sizes):
             return None, samples
-        exact = self._exact_due and plan.parameters * dense[0].element_size() <= _FLOOR_BYTES
-        blocks = [(i, 0, p.numel()) for i, p in enumerate(dense)] if exact else plan.draw(self._stream)
+        plan = self._plans.get(sizes)
+        if plan is None:
+            if len(self._plans) >= _PLANS:
+                self._plans.clear()
+            plan = self._plans[sizes] = Plan(sizes)
+        small = plan.parameters * max(p.element_size() for p in dense) <= _FLOOR_BYTES
+        exact = small and self._payer is self._exact
+        blocks = [(i, 0, size) for i, size in enumerate(sizes)] if exact else plan.draw(self._stream)
         return Sample(dense, blocks, plan.parameters, exact=exact), samples
 
-    def _largest_kind(self, dense: Sequence[torch.Tensor]) -> tuple[list[torch.Tensor], Plan]:
-        """Return the parameters of the commonest device and type: blocks of unlike ones cannot be put together."""
-        kinds: dict[tuple[torch.device, torch.dtype], list[torch.Tensor]] = {}
+    def _commonest(self, dense: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Return the real parameters of the device that holds most: those of two cannot be put together."""
+        devices: dict[torch.device, list[torch.Tensor]] = {}
         for p in dense:
-            kinds.setdefault((p.device, p.dtype), []).append(p)
-        largest = max(kinds.values(), key=lambda tensors: sum(p.numel() for p in tensors))
-        return largest, Plan([p.numel() for p in largest])
+            if not p.is_complex():
+                devices.setdefault(p.device, []).append(p)
+        largest = max(devices.values(), key=lambda tensors: sum(p.numel() for p in tensors), default=[])
+        self.left_out = max(self.left_out, sum(p.numel() for p in dense) - sum(p.numel() for p in largest))
+        return largest

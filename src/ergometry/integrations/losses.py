@@ -37,14 +37,13 @@ class LossReader:
         if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
             self.unreadable += 1
             return
-        value = loss.detach().reshape(())
-        if self._scaled is not None and self._scaled[0]() is loss:
-            value = value / self._scaled[1].to(value.device, non_blocking=True)
-        self._scaled = None
-        if value.device.type != "cpu":
-            self._read_late(value, self._machine.index)
+        scaled, self._scaled = self._scaled, None
+        if scaled is not None and scaled[0]() is loss:
+            loss = loss.detach() / scaled[1].to(loss.device, non_blocking=True)
+        if loss.device.type != "cpu":
+            self._read_late(loss.detach().reshape(()), self._machine.index)
             return
-        x = float(value)
+        x = float(loss.item())
         if math.isfinite(x):
             self._machine.add_loss(x)
         else:

@@ -31,13 +31,19 @@ class OptimizerWatch:
         self._sparse: list[SparseSample] = []
         self._began_s = math.nan
         self._before_s = 0.0
+        self._decided_for, self._deciders, self._due = -1, set[int](), False
         self._row: tuple[int, list[float]] | None = None
 
     def begin(self, optimizer: Any, *, step: int, step_s: float, closure: bool) -> None:
         """Copy what must be known before the optimizer's step; with a closure the gradient comes later."""
         self._learning_rates(optimizer, step)
         self._sample, self._sparse = None, []
-        if not self.ledger.due(step_s):
+        # The optimizers of one step are followed together, or its row would tell of some of them only.
+        if step != self._decided_for or id(optimizer) in self._deciders:
+            self._decided_for, self._deciders = step, set()
+            self._due = self.ledger.due(step_s)
+        self._deciders.add(id(optimizer))
+        if not self._due:
             return
         began = time.perf_counter()
         with torch.no_grad():
@@ -67,7 +73,7 @@ class OptimizerWatch:
         cost_s = self._before_s + time.perf_counter() - began
         self._pending.read(sums, lambda rows: self._write(step, rows, sample, width, cost_s))
         cost_s = self._before_s + time.perf_counter() - began
-        self.ledger.spent(cost_s, exact=sample is not None and sample.exact)
+        self.ledger.spent(cost_s)
         self.ledger_s += cost_s
 
     @staticmethod
@@ -103,11 +109,13 @@ class OptimizerWatch:
         number = self._numbers.setdefault(optimizer, len(self._numbers))
         for group, options in enumerate(optimizer.param_groups):
             lr = options.get("lr")
-            if isinstance(lr, torch.Tensor):
-                if lr.device.type != "cpu":
-                    continue  # reading it would wait for the device
+            if isinstance(lr, torch.Tensor) and lr.device.type != "cpu":
+                continue  # reading it would wait for the device
+            try:
                 lr = float(lr)
-            if lr is not None and self._rates.get((number, group)) != lr:
+            except (TypeError, ValueError, RuntimeError):
+                continue  # None, or whatever an optimizer of the user's own calls so
+            if self._rates.get((number, group)) != lr:
                 self._rates[number, group] = lr
                 self._emit(series.LEARNING_RATES, step, number, group, lr)
 

@@ -120,7 +120,8 @@ class StepMachine:
             self._end_raised_optimizer(now_s)
         evaluation = not training and not self._awaiting_backward and not self.in_optimizer
         self.enter(EVALUATION if evaluation else FORWARD, now_s)
-        self._start(now_s)
+        if starts_step or evaluation:  # a module without parameters may be called long before, in the set-up
+            self._start(now_s)
         if starts_step:
             self._open(now_s)
             self._awaiting_backward = True
@@ -131,7 +132,7 @@ class StepMachine:
         self.leave(now_s)
         if evaluation:
             self._add_tentative(counts)
-        elif self._phase != OPTIMIZER:
+        elif self._phase == OTHER:
             self._tail_t0_s = now_s
 
     def evaluation_trains(self) -> None:
@@ -227,6 +228,7 @@ class StepMachine:
     def unwind(self, depth: int, now_s: float) -> None:
         """Return to a depth of phases seen before, after an exception that left some open."""
         self.flags |= series.EXCEPTION
+        self._awaiting_backward = False  # of a call that raised no backward follows
         while len(self._stack) > depth:
             self.leave(now_s)
 
@@ -273,8 +275,9 @@ class StepMachine:
     def _take_gap(self, now_s: float) -> None:
         if self._tentative is not None:
             self._confirm_evaluation()
+        self._emit_evaluation()  # one that comes later must not cover what the step takes here
         for phase, seconds in enumerate(self._gap):
-            self._step[phase] += seconds
+            self._step[OTHER if phase == EVALUATION else phase] += seconds  # of an evaluation that raised
         self._gap = [0.0] * 6
         self._gap_t0_s = now_s
 

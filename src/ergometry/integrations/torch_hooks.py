@@ -131,8 +131,7 @@ def _patch_scaler(tracer: Tracer) -> None:
     @functools.wraps(scale)
     def scaled(self: Any, outputs: Any) -> Any:
         out = scale(self, outputs)
-        if not tracer.dead:
-            tracer.losses.scaled(outputs, out, self)
+        tracer.own(tracer.losses.scaled, outputs, out, self)
         return out
 
     @functools.wraps(step)

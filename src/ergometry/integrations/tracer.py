@@ -19,7 +19,7 @@ import torch
 
 from ergometry.core import series
 from ergometry.integrations.device_time import DeviceTimer
-from ergometry.integrations.flops import CountingMode, FlopCounts, signature
+from ergometry.integrations.flops import CountingMode, FlopCounts
 from ergometry.integrations.inspect_call import Inference, batch_size, labels_of
 from ergometry.integrations.losses import LossReader
 from ergometry.integrations.models import Models
@@ -86,6 +86,13 @@ class Tracer:
             where = f" ({trace.tb_frame.f_code.co_name}:{trace.tb_lineno})" if trace else ""
             self.client.notice("torch.unsupported", f"{type(error).__name__}: {error}{where}")
 
+    def own(self, what: Callable[..., Any], *args: Any) -> Any:
+        """Do something of ours, unless the watching has ended; return None where it fails."""
+        try:
+            return None if self.dead else what(*args)
+        except Exception as error:
+            self.fault(error)
+
     def _spent(self, began: float, called: float, returned: float) -> None:
         self._hooks += 1
         self._hook_s += (called - began) + (self._clock() - returned)
@@ -100,8 +107,13 @@ class Tracer:
         try:
             grad = torch.is_grad_enabled()
             has_parameters = self.models.has_parameters(module, training=grad)
-            if not (grad or has_parameters):
-                return original(module, *args, **kwargs)  # a loss or a metric of an evaluation
+            watched = grad or has_parameters  # else it is a loss or a metric of an evaluation
+        except Exception as error:
+            self.fault(error)
+            watched = False
+        if not watched:
+            return original(module, *args, **kwargs)
+        try:
             starts = grad and has_parameters and (module.training or self._trains_in_eval)
             evaluation = self.machine.forward_begin(
                 training=grad and (starts or not has_parameters), starts_step=starts, now_s=began - self._origin_s
@@ -136,14 +148,16 @@ class Tracer:
             with mode:
                 return original(subject, *args, **kwargs)
         except BaseException:
-            if not self.dead:
-                self.machine.unwind(depth - 1, self.now())
-                # No backward will come of it, nor of what was called before it: the script begins anew.
-                self._batch.clear()
-                self.counts.backward_key()
+            self.own(self._unwind, depth - 1)  # a fault of ours must not take the place of the script's own
             raise
         finally:
             self.inside = False
+
+    def _unwind(self, depth: int) -> None:
+        self.machine.unwind(depth, self.now())
+        # No backward will come of it, nor of what was called before it: the script begins anew.
+        self._batch.clear()
+        self.counts.backward_key()
 
     def _model_found(self, device: torch.device | None) -> None:
         if device is not None:
@@ -183,7 +197,7 @@ class Tracer:
     # FLOP
 
     def _count_forward(self, module: torch.nn.Module, args: Any, kwargs: Any) -> tuple[CountingMode | None, Any]:
-        key = signature(module, args, kwargs)
+        key = self.counts.key(module, args, kwargs)
         self.counts.called(key)
         return self._known_or_mode(self.counts.forward(key)), key
 
@@ -288,7 +302,8 @@ class Tracer:
             # On a device, whether a fused step was skipped is not known without waiting for it.
             skipped = found_inf is not None and found_inf.device.type == "cpu" and bool(found_inf.item())
             self.machine.optimizer_end(began - self._origin_s, who=id(optimizer), skipped=skipped)
-            self.optimizers.end(optimizer, self.machine.index)
+            if not skipped:
+                self.optimizers.end(optimizer, self.machine.index)
             self.pending.poll()
             if self._timer is not None:
                 self._timer.poll()
@@ -318,9 +333,12 @@ class Tracer:
         if self.inside or self.machine.in_data:
             return original(loader)
         iterator = self._waiting(original, loader)
+        self.own(self._begun, loader, iterator)
+        return iterator
+
+    def _begun(self, loader: Any, iterator: Any) -> None:
         number = self._passes.get(loader, 0) + 1
         self._passes[loader] = self._pass_of[iterator] = number
-        return iterator
 
     def next_batch(self, original: Original, iterator: Any) -> Any:
         """Wait for a batch, timed."""
@@ -331,13 +349,13 @@ class Tracer:
         return batch
 
     def _waiting(self, original: Original, subject: Any) -> Any:
-        self.machine.data_begin(self.now())
+        self.own(self.machine.data_begin, self.now())
         depth = self.machine.depth
         try:
             return original(subject)
         finally:
-            if not self.dead and self.machine.depth == depth:
-                self.machine.data_end(self.now())
+            if self.machine.depth == depth:
+                self.own(self.machine.data_end, self.now())
 
     # Once a second, and at the end
 
@@ -374,7 +392,7 @@ class Tracer:
             if self.machine.skipped:
                 self.client.notice("steps.skipped", str(self.machine.skipped))
             if self.optimizers.ledger.left_out:
-                left_out = f"{self.optimizers.ledger.left_out} are of another type, or on another device"
+                left_out = f"{self.optimizers.ledger.left_out} are complex, or on another device"
                 self.client.notice("ledger.partial", left_out)
             if self._uncounted:
                 self.client.notice("flops.uncounted", ", ".join(sorted(self._uncounted)))

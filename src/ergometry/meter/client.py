@@ -20,6 +20,7 @@ from ergometry.core.series import Series
 from ergometry.meter import shared
 from ergometry.meter.ring import RING_BYTES, RingWriter
 from ergometry.meter.shared import SharedMemory
+from ergometry.store.liveness import identify, is_alive
 
 _PACKAGE_ROOT = str(Path(__file__).resolve().parents[2])
 _BOOT = "import sys; sys.path.insert(0, sys.argv[1]); from ergometry.meter.recorder import main; main(sys.argv[2])"
@@ -161,7 +162,7 @@ class RecorderClient:
         end = time.monotonic() + timeout_s
         pid = self.memory.word(shared.RECORDER_PID)
         while self.memory.word(shared.STATE) != shared.FINISHED and time.monotonic() < end:
-            if not _alive(pid):
+            if not is_alive(identify(pid)):  # a zombie, which a container's first process may leave, is not
                 break
             # The recorder looks at the end message when it next drains; asking makes that now.
             self.memory.bump(shared.FLUSH_REQUEST)
@@ -187,11 +188,3 @@ def run_labels(run_id: str, command: list[str], sampling_hz: float) -> dict[str,
 
 def _nothing(_series: Series, *_values: float) -> None:
     pass
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except OSError:
-        return False
-    return True

@@ -67,13 +67,13 @@ def test_any_float64_comes_back_with_its_bits_whenever_it_is_committed(rows, com
     with tempfile.TemporaryDirectory() as folder:
         writer = Writer(process_file(Path(folder), 1))
         for k, row in enumerate(rows):
-            writer.add_row("losses", COLUMNS, row)
+            writer.add_row("evaluations", COLUMNS, row)
             if k in commit_after:
                 writer.commit()
         writer.finish("completed", 0, 1.0)
         run = load(Path(folder))
     expected = np.array(rows, dtype=np.float64).reshape(-1, 3)
-    back = run.tables["losses"].rows if rows else np.empty((0, 3))
+    back = run.tables["evaluations"].rows if rows else np.empty((0, 3))
     # NaN payloads included: the bits, not the values.
     np.testing.assert_array_equal(back.view(np.uint64), expected.view(np.uint64))
     assert run.duration_s == 1.0
@@ -311,3 +311,15 @@ def test_signals_keep_every_field(writer):
     writer.add_sample("nvml", 0.0, (300.0,))
     writer.commit()
     assert load(writer.path).samples[0].signals == (signal,)
+
+
+def test_the_last_row_of_a_step_counts_in_the_tables_that_are_restated(tmp_path):
+    writer = Writer(process_file(create_run_folder(tmp_path, "a"), 1))
+    for step, loss in ((0, 1.0), (1, 5.0), (1, 6.0), (2, 2.0), (0, 9.0)):
+        writer.add_row("losses", COLUMNS, (step, 0.5, loss))
+        writer.add_row("evaluations", COLUMNS, (step, 0.5, loss))
+        writer.commit()
+    writer.finish("completed", 0, 1.0)
+    tables = load(tmp_path / "a").tables
+    assert tables["losses"].rows[:, [0, 2]].tolist() == [[0, 9], [1, 6], [2, 2]]
+    assert len(tables["evaluations"]) == 5
