@@ -51,12 +51,14 @@ loop = st.sampled_from(
         ["data", "evaluate"] * 3,
         ["evaluate"] * 2,
         ["forward", "backward", "optimizer", "optimizer"],
+        ["forward", "backward", "evaluate", "optimizer", "evaluate"],
+        ["forward", "evaluate", "backward", "evaluate", "backward", "optimizer"],
     ]
 )
 scripts = st.lists(
     plain.map(lambda one: [one])
     | mishaps.map(lambda one: [one])
-    | st.tuples(loop, seconds).map(lambda pair: [(name, pair[1], 0.0, None) for name in pair[0]]),
+    | st.tuples(loop, seconds | short).map(lambda pair: [(name, pair[1], 0.0, None) for name in pair[0]]),
     max_size=30,
 ).map(lambda parts: list(itertools.chain.from_iterable(parts)))
 orderly = st.lists(plain, max_size=60)

@@ -18,10 +18,11 @@ _KNOWN = re.compile(
     r"|xox[abeprs]-[\w-]{8,}|A[KS]IA[0-9A-Z]{16}|AIza[\w-]{20,}|ya29\.[\w-]{8,}|npm_[A-Za-z0-9]{8,}"
     r"|pypi-[\w-]{16,}|nvapi-[\w-]{8,}|eyJ[\w-]{8,}\.[\w-]+\.[\w-]*|-----BEGIN[^-]*PRIVATE KEY-----[\s\S]*"
 )
-_USER_IN_URL = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*://)[^/\s@]+@", re.IGNORECASE)
+# Names are looked for where one can begin only: trying every letter of a long word would take its length squared.
+_USER_IN_URL = re.compile(r"(?<![a-z0-9+.-])(?P<scheme>[a-z0-9+.-]+://)[^/\s@]+@", re.IGNORECASE)
 _HEADER = re.compile(r"\b(?P<scheme>bearer|basic)\s+[\w.~+/=-]{6,}", re.IGNORECASE)
 _PAIR = re.compile(
-    r"(?P<name>[A-Za-z_][\w.-]*)(?P<is>[\"']?\s*[=:]\s*)(?P<quote>[\"']?)(?P<value>[^\"'\s&,;}]+)(?P=quote)"
+    r"(?<![\w.-])(?P<name>[\w.-]+)(?P<is>[\"']?\s*[=:]\s*)(?P<quote>[\"']?)(?P<value>[^\"'\s&,;}]+)(?P=quote)"
 )
 
 

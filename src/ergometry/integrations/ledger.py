@@ -1,15 +1,17 @@
 """The ledger of gradient work: |g|², |Δθ|² and −g·Δθ of an optimizer's step, on sampled blocks or exactly.
 
-Blocks of parameters are drawn with probability proportional to their size, with replacement, from a random stream of
-our own; the mean of (block sum / probability) is then unbiased for the whole sum and the spread of the draws gives its
-standard error (Hansen & Hurwitz 1943). At most 2 % of the parameters (or 4 MiB, which no model notices) are
-copied; those of several types are put together in the widest. Nothing is read back from a device here: sums stay
+Blocks of parameters are drawn with replacement, from a random stream of our own, half of them with probability
+proportional to their size and half to the |g|² that their tensor last had: a head or a bias that holds most of the
+gradient in few parameters is then not missed. The mean of (block sum / probability) is unbiased for the whole sum,
+whatever the probabilities, and the spread of the draws gives its standard error (Hansen & Hurwitz 1943). At most 2 % of
+the parameters (or 4 MiB, which no model notices) are copied. Nothing is read back from a device here: sums stay
 tensors until :mod:`pending` finds them ready.
 """
 
 from __future__ import annotations
 
 import bisect
+import itertools
 import math
 import random
 from collections.abc import Iterable, Sequence
@@ -35,30 +37,67 @@ class Plan:
         self._ends: list[int] = []
         self._block = block
         self._sizes = list(sizes)
+        self._energies: list[float] = []
+        self._energy_ends: list[float] = []
         end = 0
         for size in sizes:
             end += size
             self._ends.append(end)
 
+    def weigh(self, energies: Sequence[float]) -> None:
+        """Take the |g|² of each tensor: from here on half of the draws go by it."""
+        known = len(energies) == len(self._sizes) and math.isfinite(math.fsum(energies)) and math.fsum(energies) > 0
+        self._energies = list(energies) if known else []
+        self._energy_ends = list(itertools.accumulate(self._energies))
+
     def draw(self, stream: random.Random) -> list[Block]:
-        """Return ``BLOCKS`` blocks, drawn with probability proportional to their size, with replacement."""
+        """Return ``BLOCKS`` blocks, drawn with replacement, each with its :meth:`probability`."""
         drawn = []
         for _ in range(BLOCKS):
-            element = stream.randrange(self.parameters)
-            i = bisect.bisect_right(self._ends, element)
-            within = element - (self._ends[i] - self._sizes[i])
+            if self._energies and stream.random() < 0.5:
+                i = bisect.bisect_right(self._energy_ends, stream.random() * self._energy_ends[-1])
+                i = min(i, len(self._sizes) - 1)
+                within = stream.randrange(self._sizes[i])
+            else:
+                element = stream.randrange(self.parameters)
+                i = bisect.bisect_right(self._ends, element)
+                within = element - (self._ends[i] - self._sizes[i])
             first = within - within % self._block
             drawn.append((i, first, min(first + self._block, self._sizes[i])))
         return drawn
+
+    def probability(self, block: Block) -> float:
+        """Return the probability that one draw is this block."""
+        i, first, end = block
+        by_size = (end - first) / self.parameters
+        if not self._energies:
+            return by_size
+        by_energy = self._energies[i] / self._energy_ends[-1] * (end - first) / self._sizes[i]
+        return 0.5 * (by_size + by_energy)
 
 
 class Sample:
     """One optimizer step under way: gradients and parameters before it, on chosen blocks."""
 
-    def __init__(self, tensors: Sequence[torch.Tensor], blocks: Sequence[Block], total: int, *, exact: bool) -> None:
+    def __init__(
+        self,
+        tensors: Sequence[torch.Tensor],
+        blocks: Sequence[Block],
+        total: int,
+        *,
+        exact: bool,
+        probabilities: Sequence[float] = (),
+    ) -> None:
         self.tensors, self.blocks, self.total, self.exact = tensors, blocks, total, exact
+        self.probabilities = probabilities
         self.before = self._theta()
         self.gradient: torch.Tensor | None = None
+        self.plan: Plan | None = None
+        """To be told the |g|² of every tensor, when that is due."""
+        self.squares: torch.Tensor | None = None
+        """(tensors,) |g|² of each whole tensor, if it was due."""
+        self.grad_sq: float | None = None
+        """Its sum, once it has been read."""
 
     def _theta(self) -> torch.Tensor:
         return torch.cat([self.tensors[i].detach().reshape(-1)[a:b] for i, a, b in self.blocks])
@@ -73,6 +112,22 @@ class Sample:
             else:
                 parts.append(gradient.detach().reshape(-1)[a:b])
         self.gradient = torch.cat(parts)
+        if self.plan is not None:
+            self.squares = self._squares()
+
+    def _squares(self) -> torch.Tensor:
+        """Return (tensors,) |g|² of each whole tensor, float64: a pass over the gradients, and no copy of them."""
+        found = [(i, p.grad.detach()) for i, p in enumerate(self.tensors) if p.grad is not None]
+        squares = torch.zeros(len(self.tensors), dtype=torch.float64)
+        if not found:
+            return squares
+        # In float32 at least: the squares of half-precision numbers overflow.
+        norms = torch.stack(
+            [torch.linalg.vector_norm(g, dtype=torch.promote_types(g.dtype, torch.float32)).double() for _, g in found]
+        )
+        squares = squares.to(norms.device)
+        squares[torch.tensor([i for i, _ in found])] = norms**2
+        return squares
 
     def sums(self) -> torch.Tensor:
         """Return (3, blocks) of |g|², |Δθ|², −g·Δθ per block, in float64 (float32 where a device has no other)."""
@@ -93,18 +148,24 @@ class Sample:
 
 
 def estimates(
-    sums: Sequence[Sequence[float]], blocks: Sequence[Block], total: int, *, exact: bool
+    sums: Sequence[Sequence[float]],
+    blocks: Sequence[Block],
+    total: int,
+    *,
+    exact: bool,
+    probabilities: Sequence[float] = (),
 ) -> tuple[tuple[float, float], tuple[float, float], tuple[float, float], tuple[float, float]]:
     """Return (value, standard error) of |g|², |Δθ|², −g·Δθ and |g||Δθ| from the blocks' sums.
 
-    Exact sums have no sampling error. The product's error follows from the two factors' by the delta method, with
+    Exact sums have no sampling error. Without ``probabilities`` the blocks' are proportional to
+    size. The product's error follows from the two factors' by the delta method, with
     their covariance over blocks.
     """
     if exact:
         g2, d2, work = (row[0] for row in sums)
         return (g2, 0.0), (d2, 0.0), (work, 0.0), (math.sqrt(max(g2 * d2, 0.0)), 0.0)
     n = len(blocks)
-    weights = [total / (b - a) for _, a, b in blocks]
+    weights = [1.0 / p for p in probabilities] or [total / (b - a) for _, a, b in blocks]
     draws = [[x * w for x, w in zip(row, weights, strict=True)] for row in sums]
     means = [math.fsum(row) / n for row in draws]
 
@@ -219,7 +280,11 @@ class Ledger:
         small = plan.parameters * max(p.element_size() for p in dense) <= _FLOOR_BYTES
         exact = small and self._payer is self._exact
         blocks = [(i, 0, size) for i, size in enumerate(sizes)] if exact else plan.draw(self._stream)
-        return Sample(dense, blocks, plan.parameters, exact=exact), samples
+        probabilities = [] if exact else [plan.probability(block) for block in blocks]
+        sample = Sample(dense, blocks, plan.parameters, exact=exact, probabilities=probabilities)
+        if self._payer is self._exact:
+            sample.plan = plan  # what was saved up pays for looking at every tensor's gradient
+        return sample, samples
 
     def _commonest(self, dense: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Return the real parameters of the device that holds most: those of two cannot be put together."""

@@ -37,13 +37,14 @@ class LossReader:
         if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
             self.unreadable += 1
             return
+        value: Any = loss
         scaled, self._scaled = self._scaled, None
         if scaled is not None and scaled[0]() is loss:
-            loss = loss.detach() / scaled[1].to(loss.device, non_blocking=True)
-        if loss.device.type != "cpu":
-            self._read_late(loss.detach().reshape(()), self._machine.index)
+            value = loss.detach() / scaled[1].to(loss.device, non_blocking=True)
+        if value.device.type != "cpu":
+            self._read_late(value.detach().reshape(()), self._machine.index)
             return
-        x = float(loss.item())
+        x = float(value.item())
         if math.isfinite(x):
             self._machine.add_loss(x)
         else:

@@ -67,14 +67,29 @@ class OptimizerWatch:
         if sample is None and not sparse:
             return
         began = time.perf_counter()
+        scale = getattr(optimizer, "grad_scale", None)
         with torch.no_grad():
-            sums = self._sums(sample, sparse, getattr(optimizer, "grad_scale", None))
+            sums = self._sums(sample, sparse, scale)
+            self._weigh(sample)
         width = sums.shape[1] - len(sparse)
         cost_s = self._before_s + time.perf_counter() - began
-        self._pending.read(sums, lambda rows: self._write(step, rows, sample, width, cost_s))
+        scaled = scale is not None
+        self._pending.read(sums, lambda rows: self._write(step, rows, sample, width, cost_s, scaled=scaled))
         cost_s = self._before_s + time.perf_counter() - began
         self.ledger.spent(cost_s)
         self.ledger_s += cost_s
+
+    def _weigh(self, sample: Sample | None) -> None:
+        """Have the plan told where the gradient is, before the sums of this step are read."""
+        if sample is None or sample.plan is None or sample.squares is None:
+            return
+        plan = sample.plan
+
+        def read(squares: list[float]) -> None:
+            plan.weigh(squares)
+            sample.grad_sq = math.fsum(squares)
+
+        self._pending.read(sample.squares, read)
 
     @staticmethod
     def _sums(sample: Sample | None, sparse: list[SparseSample], scale: Any) -> torch.Tensor:
@@ -86,13 +101,27 @@ class OptimizerWatch:
             sums = sums * torch.stack((unscale**2, torch.ones_like(unscale), unscale)).reshape(3, 1)
         return sums
 
-    def _write(self, step: int, rows: list[list[float]], sample: Sample | None, width: int, cost_s: float) -> None:
+    def _write(
+        self, step: int, rows: list[list[float]], sample: Sample | None, width: int, cost_s: float, *, scaled: bool
+    ) -> None:
         found = [(0.0, 0.0)] * 4
         sampled = total = 0.0
         if sample is not None:
-            found = list(estimates([row[:width] for row in rows], sample.blocks, sample.total, exact=sample.exact))
+            found = list(
+                estimates(
+                    [row[:width] for row in rows],
+                    sample.blocks,
+                    sample.total,
+                    exact=sample.exact,
+                    probabilities=sample.probabilities,
+                )
+            )
             sampled, total = float(sum(b - a for _, a, b in sample.blocks)), float(sample.total)
         (g2, g2e), (d2, d2e), (work, worke), (path, pathe) = found
+        if sample is not None and sample.grad_sq is not None and not (sample.exact or scaled):
+            # Every gradient was looked at: only |Δθ| of the path is still an estimate.
+            g2, g2e, path = sample.grad_sq, 0.0, math.sqrt(max(sample.grad_sq * d2, 0.0))
+            pathe = 0.5 * path * d2e / d2 if d2 > 0 else 0.0
         sparse = [math.fsum(row[width:]) for row in rows]
         if any(sparse):
             g2, d2, work = g2 + sparse[0], d2 + sparse[1], work + sparse[2]

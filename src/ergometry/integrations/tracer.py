@@ -86,10 +86,10 @@ class Tracer:
             where = f" ({trace.tb_frame.f_code.co_name}:{trace.tb_lineno})" if trace else ""
             self.client.notice("torch.unsupported", f"{type(error).__name__}: {error}{where}")
 
-    def own(self, what: Callable[..., Any], *args: Any) -> Any:
+    def own(self, what: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Do something of ours, unless the watching has ended; return None where it fails."""
         try:
-            return None if self.dead else what(*args)
+            return None if self.dead else what(*args, **kwargs)
         except Exception as error:
             self.fault(error)
 
@@ -104,14 +104,9 @@ class Tracer:
         if torch.jit.is_tracing():
             return original(module, *args, **kwargs)  # sizes are being recorded: looking at them would be too
         began = self._clock()
-        try:
-            grad = torch.is_grad_enabled()
-            has_parameters = self.models.has_parameters(module, training=grad)
-            watched = grad or has_parameters  # else it is a loss or a metric of an evaluation
-        except Exception as error:
-            self.fault(error)
-            watched = False
-        if not watched:
+        grad = torch.is_grad_enabled()
+        has_parameters = self.own(self.models.has_parameters, module, training=grad)
+        if self.dead or not (grad or has_parameters):  # a loss or a metric of an evaluation
             return original(module, *args, **kwargs)
         try:
             starts = grad and has_parameters and (module.training or self._trains_in_eval)

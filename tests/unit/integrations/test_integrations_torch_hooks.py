@@ -130,6 +130,17 @@ def test_everything_that_is_patched_is_restored_twice_over() -> None:
     assert same(before, patchable())
 
 
+def test_what_others_patch_afterwards_is_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
+    instrument(Kept())
+    torch_hooks.finish()
+    call = vars(nn.Module)["__call__"]
+    theirs = lambda self, *args, **kwargs: call(self, *args, **kwargs)  # noqa: E731
+    monkeypatch.setattr(nn.Module, "__call__", theirs)
+    torch_hooks.finish()
+    torch_hooks.remove()
+    assert vars(nn.Module)["__call__"] is theirs
+
+
 def test_patches_over_patches_come_off_together() -> None:
     before = patchable()
     instrument(Kept())
@@ -283,6 +294,7 @@ def test_models_are_copied_and_pickled_while_watched(kept: Kept) -> None:
     assert not model._forward_pre_hooks
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_traced_model_is_the_one_that_would_have_been_traced(kept: Kept) -> None:
     model, x = nn.Linear(4, 2), torch.ones(3, 4)
     measured = torch.jit.trace(model, x).code

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from ergometry.core.errors import StoreError
 from ergometry.core.ports import Signal
 from ergometry.store.reader import load
-from ergometry.store.writer import CHUNK_BYTES, Writer, process_file
+from ergometry.store.writer import CHUNK_BYTES, Writer, create_run_folder, process_file
 from support.stored import store_run
 from support.synthetic import MODELLED, PACKAGE, synthetic_run
 
