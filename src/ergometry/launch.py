@@ -35,7 +35,7 @@ if __name__ == "__main__":
 
 from ergometry.core.errors import ErgError, ScriptNotFound, StoreError  # noqa: E402
 from ergometry.integrations.imports import when_imported  # noqa: E402
-from ergometry.meter.client import RecorderClient, run_labels  # noqa: E402
+from ergometry.meter.client import RecorderClient, run_labels, working_folder  # noqa: E402
 from ergometry.store.writer import create_run_folder, new_run_id  # noqa: E402
 
 
@@ -45,8 +45,9 @@ def replace_process(config: dict[str, Any], words: list[str]) -> NoReturn:
     ``config`` keys: ``store`` (absolute), ``name``, ``tags``, ``sampling_hz``, ``live``, ``quiet``, ``module`` (the
     first word is a module), ``html``, ``token``, ``examples``, ``tokens``, ``classes``.
     """
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:  # closed by whoever called us
+            stream.flush()
     flags = interpreter_flags(sys.orig_argv)
     os.execv(sys.executable, [sys.executable, *flags, _THIS_FILE, json.dumps(config), *words])
 
@@ -115,7 +116,7 @@ class Session:
         self.folder: Path | None = None
         self.client: RecorderClient | None = None
         self._environment = dict(os.environ)
-        self._folder_at_start = os.getcwd()  # noqa: PTH109 - kept as the user typed it
+        self._folder_at_start = working_folder()
         try:
             self._start(words)
         except ErgError as error:
@@ -184,7 +185,7 @@ class Session:
         command = [sys.executable, "-P", "-m", "ergometry.report", str(self.folder)]
         if self.config.get("html"):
             command.append("--html")
-        subprocess.run(command, stdout=2, env=self._environment, cwd=self._folder_at_start, check=False)
+        subprocess.run(command, stdout=2, env=self._environment, cwd=self._folder_at_start or "/", check=False)
 
 
 def _run_folder(store: Path, run_id: str) -> tuple[Path, str]:
@@ -262,7 +263,8 @@ def _script_program(words: list[str]) -> Program | None:
                 expected="a script or a command", got=script, remedy="check the path, or that it can be executed"
             )
         return None
-    path = os.path.join(os.getcwd(), script)  # noqa: PTH109, PTH118 - as Python's __file__: absolute, else as typed
+    # As Python's __file__: absolute, and otherwise as it was typed.
+    path = os.path.join(working_folder() or "", script)  # noqa: PTH118
     loader = importlib.machinery.SourceFileLoader("__main__", path)
     module = _new_main(__file__=path, __cached__=None, __spec__=None, __loader__=loader, __package__=None)
     first_path = os.path.dirname(os.path.realpath(script))  # noqa: PTH120
@@ -275,8 +277,9 @@ def _script_program(words: list[str]) -> Program | None:
 
 def _module_program(words: list[str]) -> Program:
     name = words[0]
-    if not sys.flags.safe_path:
-        sys.path.insert(0, os.getcwd())  # noqa: PTH109
+    folder = working_folder()
+    if folder is not None and not sys.flags.safe_path:
+        sys.path.insert(0, folder)
     spec = _find(name)
     if spec is not None and spec.submodule_search_locations is not None:
         spec = _find(f"{name}.__main__")
@@ -296,6 +299,8 @@ def _module_program(words: list[str]) -> Program:
 
 
 def _find(name: str) -> importlib.machinery.ModuleSpec | None:
+    if not name or name.startswith("."):
+        return None
     try:
         return importlib.util.find_spec(name)
     except ModuleNotFoundError as error:

@@ -35,8 +35,8 @@ def test_sampled_rows_are_as_far_off_as_they_say(runner: Runner) -> None:
     for name in QUANTITIES:
         true = np.array(measured.said(name))[ledger["step"].astype(int)]
         stderr, error = ledger[f"{name}_stderr"], ledger[name] - true
-        # At times every gradient is looked at: |g|² is then exact.
-        np.testing.assert_allclose(error[stderr == 0], 0, atol=1e-6 * abs(true).max())
+        # At times every gradient is looked at: |g|² is then exact, to the rounding of float32 sums.
+        np.testing.assert_allclose(error[stderr == 0], 0, atol=1e-4 * abs(true).max())
         sampled = stderr > 0
         assert sampled.sum() >= 5, name
         z = error[sampled] / stderr[sampled]

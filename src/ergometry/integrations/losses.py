@@ -39,8 +39,8 @@ class LossReader:
             return
         value: Any = loss
         scaled, self._scaled = self._scaled, None
-        if scaled is not None and scaled[0]() is loss:
-            value = loss.detach() / scaled[1].to(loss.device, non_blocking=True)
+        if scaled is not None and loss is scaled[0]():
+            value = value.detach() / scaled[1].to(value.device, non_blocking=True)
         if value.device.type != "cpu":
             self._read_late(value.detach().reshape(()), self._machine.index)
             return

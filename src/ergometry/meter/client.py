@@ -66,7 +66,7 @@ class RecorderClient:
         origin_s = time.perf_counter()
         pidfd = -1
         with contextlib.suppress(AttributeError, OSError):
-            pidfd = os.pidfd_open(os.getpid())
+            pidfd = shared.above_the_streams(os.pidfd_open(os.getpid()))
         file = folder.absolute() / f"process-{os.getpid()}.sqlite"  # the recorder works in another folder
         config = {
             "sampling_hz": 1.0,
@@ -79,10 +79,17 @@ class RecorderClient:
             "pid": os.getpid(),
         }
         inherited = [fd for fd in (descriptor, pidfd) if fd >= 0]
+        closed = sys.stderr is None  # what the recorder opened would take its place
         command = [sys.executable, "-I", "-S", "-c", _BOOT, _PACKAGE_ROOT, json.dumps(config)]
         try:
             subprocess.run(
-                command, pass_fds=inherited, start_new_session=True, stdin=subprocess.DEVNULL, stdout=2, check=True
+                command,
+                pass_fds=inherited,
+                start_new_session=True,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL if closed else 2,
+                stderr=subprocess.DEVNULL if closed else None,
+                check=True,
             )
         except (OSError, subprocess.SubprocessError) as error:
             raise RecorderError(
@@ -177,13 +184,20 @@ def run_labels(run_id: str, command: list[str], sampling_hz: float) -> dict[str,
     return {
         "id": run_id,
         "command": mask_secrets(command),  # what is not stored cannot be shown to anyone
-        "cwd": str(Path.cwd()),
+        "cwd": working_folder(),
         "started": now.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         "host": platform.node(),
         "python": platform.python_version(),
         "pid": os.getpid(),
         "sampling_hz": sampling_hz,
     }
+
+
+def working_folder() -> str | None:
+    """Return the working folder, as it is known to the system; None if it is there no more."""
+    with contextlib.suppress(OSError):
+        return os.getcwd()  # noqa: PTH109
+    return None
 
 
 def _nothing(_series: Series, *_values: float) -> None:

@@ -8,6 +8,7 @@ memory, for the same reason. Linux has both; elsewhere a temporary file and poll
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import mmap
 import os
 import platform
@@ -33,6 +34,16 @@ _WORD = struct.Struct("<I")
 _LIVE = struct.Struct("<ddd")
 _FUTEX = {"x86_64": 202, "aarch64": 98, "riscv64": 98, "ppc64le": 221, "s390x": 238}.get(platform.machine())
 _FUTEX_WAIT, _FUTEX_WAKE = 0, 1
+
+
+def above_the_streams(descriptor: int) -> int:
+    """Return the descriptor as one that is none of 0 to 2, which a closed standard stream leaves to the next opened."""
+    if descriptor > 2:
+        return descriptor
+    try:
+        return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
+    finally:
+        os.close(descriptor)
 
 
 class _Timespec(ctypes.Structure):
@@ -77,7 +88,7 @@ class SharedMemory:
         descriptor = -1
         try:
             if hasattr(os, "memfd_create"):
-                descriptor = os.memfd_create("ergometry", os.MFD_CLOEXEC)
+                descriptor = above_the_streams(os.memfd_create("ergometry", os.MFD_CLOEXEC))
             else:
                 descriptor, path = tempfile.mkstemp(prefix="ergometry-")
                 os.unlink(path)  # noqa: PTH108 - pathlib would be one more import before the user's script

@@ -349,6 +349,14 @@ from support.clients import Kept
 
 torch.set_num_threads(1)
 
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one, self.dropout, self.two = nn.Linear(6, 8), nn.Dropout(0.5), nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.two(self.dropout(self.one(x)).tanh())
+
 class Outer(nn.Module):
     # A model of which a part is compiled.
 
@@ -374,7 +382,7 @@ def train(way, measured):
     torch._dynamo.reset()
     counters.clear()
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(6, 8), nn.Dropout(0.5), nn.Tanh(), nn.Linear(8, 3))
+    model = Model()
     compiled = WAYS[way](model)
     optimizer = torch.optim.AdamW(model.parameters(), 0.01)
     client = Kept()
