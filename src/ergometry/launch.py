@@ -180,7 +180,7 @@ class Session:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def _summarise(self) -> None:
-        if self.config.get("quiet"):
+        if self.config.get("quiet") or sys.stderr is None:
             return
         command = [sys.executable, "-P", "-m", "ergometry.report", str(self.folder)]
         if self.config.get("html"):

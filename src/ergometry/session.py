@@ -29,7 +29,8 @@ def measure(name: str = "window") -> Window:
     window then takes microseconds and waits for nothing: work still queued on an accelerator at the end is not in it,
     unless you synchronise first.
 
-    Inside ``erg run`` or :func:`record` the window is kept with the run, under its name.
+    Inside ``erg run`` or :func:`record` the window is kept with the run, under its name. With ``ERGOMETRY_DISABLE=1``
+    it knows its time, and no energy.
 
     Raises:
         RecorderError: no recorder could be started; the message says why.
@@ -40,28 +41,35 @@ def measure(name: str = "window") -> Window:
     >>> window.duration_s > 0
     True
     """
-    return Window(name, current() or _start_ephemeral())
+    return Window(name, None if _turned_off() else current() or _start_ephemeral())
 
 
 class Window:
     """A stretch of time and its energy; a context manager. ``energy`` is asked for after its end."""
 
-    def __init__(self, name: str, client: RecorderClient) -> None:
+    def __init__(self, name: str, client: RecorderClient | None) -> None:
+        """Meter with ``client``; None meters no energy."""
         self.name = name
         self._client = client
-        self._number = client.window_number(name)
+        self._number = client.window_number(name) if client is not None else 0
         self.t0_s = self.t1_s = float("nan")
         self._by_domain: dict[str, Estimate] | None = None
 
     def __enter__(self) -> Window:
         client = self._client
         self._by_domain = None
-        client.sample()
-        self.t0_s = client.now()
+        if client is None:
+            self.t0_s = time.perf_counter()
+        else:
+            client.sample()
+            self.t0_s = client.now()
         return self
 
     def __exit__(self, *_: object) -> None:
         client = self._client
+        if client is None:
+            self.t1_s = time.perf_counter()
+            return
         self.t1_s = client.now()
         client.sample()
         client.write(WINDOWS, self._number, self.t0_s, self.t1_s)
@@ -79,8 +87,8 @@ class Window:
                 raise UsageError(
                     expected="a window that has ended", got="one that has not", remedy="ask after the with block"
                 )
-            run = _stored(self._client)
-            self._by_domain = {str(d): trace.energy(self.t0_s, self.t1_s) for d, trace in run.cover().items()}
+            cover = _stored(self._client).cover() if self._client is not None else {}
+            self._by_domain = {str(d): trace.energy(self.t0_s, self.t1_s) for d, trace in cover.items()}
         return self._by_domain
 
     @property
@@ -89,7 +97,8 @@ class Window:
         from ergometry.core.estimate import Estimate, total
 
         if not self.by_domain:
-            return Estimate.unknown("J", "no power source was sampled twice; see the run's warnings")
+            unsampled = "no power source was sampled twice; see the run's warnings"
+            return Estimate.unknown("J", unsampled if self._client is not None else "ERGOMETRY_DISABLE=1")
         return total(self.by_domain.values())
 
     @property
@@ -167,7 +176,7 @@ class Recording:
 
     def __enter__(self) -> Recording:
         torch = _torch()
-        if os.environ.get("ERGOMETRY_DISABLE") == "1":
+        if _turned_off():
             self._problem = UsageError(
                 expected="measuring to be on", got="ERGOMETRY_DISABLE=1", remedy="unset it to record"
             )
@@ -232,6 +241,10 @@ class Recording:
                 expected="a recording that has begun", got="one that has not", remedy="use it in a with statement"
             )
         return self._client
+
+
+def _turned_off() -> bool:
+    return os.environ.get("ERGOMETRY_DISABLE") == "1"
 
 
 def _torch() -> Any:

@@ -89,6 +89,7 @@ def overlap(a: dict[str, float], b: dict[str, float]) -> float:
 
 
 @given(scripts, st.sampled_from([0.0, 1e4]))
+@settings(max_examples=400)
 def test_phases_are_never_negative_and_sum_to_the_step_less_the_evaluation_within(
     doings: list[Any], start_s: float
 ) -> None:
@@ -121,6 +122,7 @@ def test_evaluations_are_in_order_and_do_not_overlap(doings: list[Any]) -> None:
 
 
 @given(scripts)
+@settings(max_examples=400)
 def test_no_second_is_counted_twice(doings: list[Any]) -> None:
     script = run(doings)
     spent = math.fsum(step[name] for step in script.steps() for name in STEP_PHASES)

@@ -10,7 +10,8 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from types import CodeType, ModuleType
+from collections.abc import Iterator
+from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 import torch
@@ -78,6 +79,7 @@ def install(tracer: Tracer) -> None:
     _patch_backward(tracer)
     _patch_scaler(tracer)
     _patch_data(tracer)
+    _pass_over_in_dynamo()
     _handles.append(torch_optimizer.register_optimizer_step_pre_hook(tracer.optimizer_begin))
     _handles.append(torch_optimizer.register_optimizer_step_post_hook(tracer.optimizer_end))
 
@@ -90,25 +92,42 @@ def _patch_modules(tracer: Tracer) -> None:
             return original(self, *args, **kwargs)
         return tracer.call(original, self, args, kwargs)
 
-    # Dynamo must pass over this frame and compile the one beneath, as it does with torch's own wrapper; and
-    # where it recognises an unpatched module call, it must recognise this one.
-    _passed_over_by_dynamo(_wrapped_call_impl.__code__)
     _patch(torch.nn.Module, "__call__", _wrapped_call_impl)
+    # Where Dynamo recognises an unpatched module call, it must recognise this one.
     for name in ("torch._dynamo.utils", "torch._dynamo.variables.nn_module"):
         module = sys.modules.get(name)
         if module is not None and "unpatched_nn_module_call" in module.__dict__:
             _patch(module, "unpatched_nn_module_call", _wrapped_call_impl)
 
 
-def _passed_over_by_dynamo(code: CodeType) -> None:
+def _pass_over_in_dynamo() -> None:
+    """Have Dynamo pass over our frames and compile those beneath, as it does with torch's own.
+
+    It meets them between the parts of a training function that it compiles in parts.
+    """
     from torch._C._dynamo import eval_frame
 
-    if hasattr(eval_frame, "set_code_exec_strategy"):
-        action = eval_frame._FrameAction
-        strategy = eval_frame._FrameExecStrategy(action.SKIP, action.DEFAULT)
-        eval_frame.set_code_exec_strategy(code, strategy)
-    else:  # before torch 2.6
-        eval_frame.skip_code(code)  # type: ignore[attr-defined]
+    for code in {code for name in sys.modules if name.startswith("ergometry.") for code in _codes(sys.modules[name])}:
+        if hasattr(eval_frame, "set_code_exec_strategy"):
+            action = eval_frame._FrameAction
+            eval_frame.set_code_exec_strategy(code, eval_frame._FrameExecStrategy(action.SKIP, action.DEFAULT))
+        else:  # before torch 2.6
+            eval_frame.skip_code(code)  # type: ignore[attr-defined]
+
+
+def _codes(owner: Any) -> Iterator[CodeType]:
+    """Yield the code of the functions that a module or a class defines, and of those within them."""
+    name = getattr(owner, "__module__", owner.__name__)
+    for value in vars(owner).values():
+        function = getattr(value, "fget", None) or getattr(value, "__func__", value)
+        if isinstance(function, FunctionType):
+            pending = [function.__code__]
+            while pending:
+                code = pending.pop()
+                yield code
+                pending += [constant for constant in code.co_consts if isinstance(constant, CodeType)]
+        elif isinstance(value, type) and value.__module__ == name:
+            yield from _codes(value)
 
 
 def _patch_backward(tracer: Tracer) -> None:

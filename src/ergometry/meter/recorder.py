@@ -29,8 +29,8 @@ from ergometry.sensors import open_sensors
 from ergometry.sensors.proc import ProcessTree, machine_facts
 from ergometry.store.writer import Writer
 
-COMMIT_S = 0.5
-"""Rows wait at most this long: a kill of everything loses less than a second."""
+COMMIT_S = 1.0
+"""Rows wait at most this long: a kill of everything, the recorder too, loses no more."""
 
 _EDGE_S = 0.01
 """Samples asked for at the edges of windows are taken at most this often."""
@@ -169,7 +169,9 @@ class Recorder:
             self._next_sample_s += self.period_s * (1 + int((now_s - self._next_sample_s) / self.period_s))
 
     def _commit_if_due(self, now_s: float) -> None:
-        if not self._flush_asked and now_s - self._committed_s < COMMIT_S:
+        # With the second's sample, where there is one: waking once costs half of waking twice.
+        with_sample = self._sampled_s > self._committed_s and now_s - self._committed_s >= 0.85 * COMMIT_S
+        if not (self._flush_asked or with_sample or now_s - self._committed_s >= COMMIT_S):
             return
         request = self.memory.word(shared.FLUSH_REQUEST)
         self.drain()

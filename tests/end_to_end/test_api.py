@@ -1,0 +1,197 @@
+"""``erg.measure`` and ``erg.record``, in plain Python and under ``erg run``."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from end_to_end.running import SCRIPTS, Done, Runner, difference, finished
+from ergometry.core.run import Run
+from ergometry.core.series import LEARNING_RATES, STEPS, WINDOWS
+from ergometry.store.reader import load
+
+
+@pytest.fixture
+def temporary(runner: Runner) -> dict[str, str]:
+    """A folder for temporary files, as an environment."""
+    folder = runner.folder / "temporary"
+    folder.mkdir()
+    return {"TMPDIR": str(folder)}
+
+
+def last_line(done: Done) -> Any:
+    assert done.status == 0, done.err
+    return json.loads(done.text.splitlines()[-1])
+
+
+def windows(done: Done) -> dict[str, list[dict[str, float]]]:
+    found: dict[str, list[dict[str, float]]] = {}
+    for window in last_line(done):
+        found.setdefault(window["name"], []).append(window)
+    return found
+
+
+def assert_metered(window: dict[str, float]) -> None:
+    assert window["energy_j"] > 0
+    assert window["stderr_j"] >= 0
+    assert window["power_w"] == pytest.approx(window["energy_j"] / window["duration_s"])
+
+
+def assert_removed(temporary: dict[str, str]) -> None:
+    """Wait until the recorders have taken their folders away, which they do when the process has ended."""
+    deadline = time.monotonic() + 60
+    while (left := list(Path(temporary["TMPDIR"]).iterdir())) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert left == []
+
+
+def test_windows_in_plain_python(runner: Runner, temporary: dict[str, str]) -> None:
+    done = runner.plain(SCRIPTS / "windows.py", "nested", env=temporary)
+    found = windows(done)
+    (outer,), (first, second) = found["outer"], found["inner"]
+    assert outer["t0_s"] < first["t0_s"] < first["t1_s"] < second["t0_s"] < second["t1_s"] < outer["t1_s"]
+    assert first["duration_s"] == pytest.approx(0.5, abs=0.1)
+    for window in (outer, first, second):
+        assert_metered(window)
+    # The outer window has the energy of what lies in it, and more.
+    assert outer["energy_j"] > first["energy_j"] + second["energy_j"]
+    assert done.err == ""
+    assert not runner.store.exists()
+    assert [path.name for path in runner.folder.iterdir()] == ["temporary"]
+    assert_removed(temporary)
+
+
+def test_windows_under_erg_run_are_kept_with_it(runner: Runner, temporary: dict[str, str]) -> None:
+    done = runner.erg(SCRIPTS / "windows.py", "nested", env=temporary)
+    found = windows(done)
+    run = done.run
+    names = {int(number): name for name, number in run.meta["windows"].items()}
+    assert sorted(names.values()) == ["inner", "outer"]
+    stored = run.table(WINDOWS)
+    kept = sorted((names[int(row[0])], *row[1:]) for row in stored.rows)
+    told = sorted((name, w["t0_s"], w["t1_s"]) for name, listed in found.items() for w in listed)
+    assert kept == told
+    assert_removed(temporary)
+
+
+def test_a_window_that_raises(runner: Runner, temporary: dict[str, str]) -> None:
+    done = runner.plain(SCRIPTS / "windows.py", "raising", env=temporary)
+    lines = done.text.splitlines()
+    assert lines[0] == "of the work"
+    assert lines[1].startswith("expected a window that has ended, got one that has not")
+    (window,) = windows(done)["raising"]
+    assert_metered(window)
+
+
+@pytest.mark.parametrize("measured", [False, True], ids=["plain", "erg run"])
+def test_a_fork_inside_a_window(runner: Runner, temporary: dict[str, str], measured: bool) -> None:
+    done = (runner.erg if measured else runner.plain)(SCRIPTS / "windows.py", "forked", env=temporary)
+    (child,) = (json.loads(line)["child"] for line in done.text.splitlines() if line.startswith('{"child"'))
+    (window,) = windows(done)["around"]
+    assert_metered(child)
+    assert_metered(window)
+    assert done.err == ""
+    if measured:
+        assert len(done.run.table(WINDOWS)) == 1
+        assert done.run.status == "completed"
+    assert_removed(temporary)
+
+
+def test_windows_cost_little(runner: Runner, temporary: dict[str, str]) -> None:
+    done = runner.erg(SCRIPTS / "windows.py", "many", env=temporary)
+    assert len(done.run.table(WINDOWS)) == 2000
+    assert done.run.dropped == 0
+    (line,) = (line for line in done.text.splitlines() if line.startswith("microseconds"))
+    assert float(line.split()[1]) < 1000  # a bound that holds on any machine; the benchmark has the figure
+
+
+def test_turned_off_windows_know_only_their_time(runner: Runner, temporary: dict[str, str]) -> None:
+    done = runner.plain(SCRIPTS / "windows.py", "nested", env=temporary | {"ERGOMETRY_DISABLE": "1"})
+    found = windows(done)
+    assert found["inner"][0]["duration_s"] == pytest.approx(0.5, abs=0.1)
+    assert all(window["energy_j"] is None for listed in found.values() for window in listed)
+    assert list(Path(temporary["TMPDIR"]).iterdir()) == []
+
+
+# Recordings
+
+
+def recorded(runner: Runner, way: str, *, measured: bool = False) -> tuple[Done, list[Run]]:
+    call = runner.erg if measured else runner.plain
+    store = {"ERGOMETRY_STORE": str(runner.store)}
+    done = call(SCRIPTS / "recording.py", way, env=store)
+    assert done.status == 0, done.err
+    (paths,) = (json.loads(line) for line in done.text.splitlines() if line.startswith("["))
+    return done, [load(Path(path)) for path in paths]
+
+
+def test_a_part_of_the_training(runner: Runner) -> None:
+    done, (run,) = recorded(runner, "whole")
+    assert done.err == ""
+    assert done.text.startswith("steps so far 6\n")
+    assert (run.status, run.meta["name"], run.meta["tags"]) == ("completed", "part", ["a"])
+    assert len(run.table(STEPS)) == 6
+    assert set(run.table(STEPS)["examples"]) == {6}
+    assert run.meta["parameters"] == 82
+    assert list(run.meta["windows"]) == ["within"]
+    state = runner.folder / "state.pt"
+    state.rename(runner.folder / "recorded.pt")
+    recorded(runner, "plainly")
+    import torch
+
+    first, second = (torch.load(runner.folder / name, weights_only=False) for name in ("recorded.pt", "state.pt"))
+    assert difference(first, second) is None
+
+
+def test_one_optimizer_of_two(runner: Runner) -> None:
+    _, (run,) = recorded(runner, "one_of_two")
+    assert len(run.table(STEPS)) == 4
+    assert len(run.table(LEARNING_RATES)) == 1
+
+
+def test_recordings_after_and_within_each_other(runner: Runner) -> None:
+    _, (first, within, second) = recorded(runner, "several")
+    assert within.path == first.path != second.path
+    assert (len(first.table(STEPS)), len(second.table(STEPS))) == (5, 3)
+    assert len(list(runner.store.iterdir())) == 2
+    np.testing.assert_array_equal(second.table(STEPS)["step"], [0, 1, 2])
+
+
+def test_a_recording_under_erg_run_is_part_of_it(runner: Runner) -> None:
+    done, runs = recorded(runner, "several", measured=True)
+    assert {run.path for run in runs} == {done.run.path}
+    assert len(done.run.table(STEPS)) == 8
+    assert done.run.status == "completed"
+
+
+def test_recordings_that_raise(runner: Runner) -> None:
+    done, runs = recorded(runner, "raising")
+    assert [run.status for run in runs] == ["failed", "interrupted", "failed"]
+    assert [len(run.table(STEPS)) for run in runs] == [2, 2, 2]
+    assert done.text.startswith("ValueError of the training\nKeyboardInterrupt of the training\n")
+
+
+@pytest.mark.parametrize("measured", [False, True], ids=["plain", "erg run"])
+def test_a_fork_inside_a_recording(runner: Runner, measured: bool) -> None:
+    _, (run,) = recorded(runner, "forked", measured=measured)
+    assert run.status == ("completed" if not measured else run.status)
+    assert len(run.table(STEPS)) == 5
+
+
+def test_a_recording_that_cannot_be_written(runner: Runner) -> None:
+    done, _ = recorded(runner, "refused")
+    assert done.err.startswith("erg: training goes on without being recorded: expected ")
+    assert done.err.count("\n") == 1
+    assert "StoreError" in done.text
+
+
+def test_a_process_that_ends_inside_a_recording(runner: Runner) -> None:
+    recorded(runner, "left_open")
+    run = finished(runner)
+    assert run.status == "interrupted"
+    assert len(run.table(STEPS)) == 2
