@@ -57,7 +57,7 @@ def test_epochs_with_evaluation_between(runner: Runner, data: str, evaluate: str
     assert list(steps["loader_pass"]) == passes
     assert (steps["data_s"] > 0).all() == (data == "loader")
     evaluations = measured.run.table(EVALUATIONS)
-    assert list(evaluations["after_step"]) == [-1][: len(first)] + [5, 11, 17]
+    assert list(evaluations["after_step"]) == [*[-1][: len(first)], 5, 11, 17]
     assert set(evaluations["forwards"]) == {3}
     assert set(evaluations["examples"]) == {50}
     rates = measured.run.table(LEARNING_RATES)
@@ -98,7 +98,7 @@ def test_gradient_scaling(runner: Runner) -> None:
 
 @pytest.mark.parametrize("backend", ["eager", "aot_eager", "inductor"])
 def test_compiled_models(runner: Runner, backend: str) -> None:
-    ways = ["model", "function"] if backend == "inductor" else ["model", "in_place", "function", "part"]
+    ways = ["model"] if backend == "inductor" else ["model", "in_place", "part", "function"]
     one_process = {"TORCHINDUCTOR_COMPILE_THREADS": "1"}
     measured = compare(runner, "compiled.py", "--backend", backend, "--ways", *ways, env=one_process)
     steps = assert_accounted(measured)
@@ -106,9 +106,15 @@ def test_compiled_models(runner: Runner, backend: str) -> None:
     seen = np.isfinite(steps["examples"])
     np.testing.assert_array_equal(steps["examples"][seen], examples[seen])
     # A compiled function takes the module's call into itself: nothing then tells how many examples there were.
-    function = ways.index("function")
-    assert seen[: 5 * function].all()
+    assert seen[:15].all()
     assert len(measured.run.table(EVALUATIONS)) >= len(ways) - 1
+
+
+def test_compiled_optimizers_and_training_functions_are_compiled_alike(runner: Runner) -> None:
+    measured = compare(runner, "compiled.py", "--backend", "eager", "--ways", "optimizer", "whole")
+    # An optimizer's step that is compiled cannot be seen; that no step was is said.
+    assert len(steps_of(measured.run)) == 0
+    assert "steps.none" in [notice.code for notice in measured.run.notices]
 
 
 def test_closures_count_once(runner: Runner) -> None:

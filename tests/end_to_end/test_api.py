@@ -190,6 +190,11 @@ def test_a_recording_that_cannot_be_written(runner: Runner) -> None:
     assert "StoreError" in done.text
 
 
+def test_the_compiler_finds_torch_as_it_was(runner: Runner) -> None:
+    _, (run,) = recorded(runner, "compiler_comes_late")
+    assert len(run.table(STEPS)) == 2
+
+
 def test_a_process_that_ends_inside_a_recording(runner: Runner) -> None:
     recorded(runner, "left_open")
     run = finished(runner)

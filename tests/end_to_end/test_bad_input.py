@@ -61,7 +61,9 @@ def test_a_call_that_is_wrong(runner: Runner, folder: Path, options: list[str], 
     assert done.folders == []
 
 
-@pytest.mark.parametrize("arguments", [[], ["--nonsense", "train.py"], ["--sampling-hz", "fast", "train.py"], ["--store"]])
+@pytest.mark.parametrize(
+    "arguments", [[], ["--nonsense", "train.py"], ["--sampling-hz", "fast", "train.py"], ["--store"]]
+)
 def test_options_that_are_none(runner: Runner, folder: Path, arguments: list[str]) -> None:
     done = runner.call([sys.executable, "-m", "ergometry", "run", *arguments])
     assert (done.out, done.status) == (b"", 2)

@@ -18,7 +18,6 @@ from ergometry.core.run import Run
 from ergometry.core.series import LOSSES, STEPS
 from ergometry.store.reader import load
 
-
 #: Adopts orphans and never asks how they ended, as the first process of many a container does.
 CARELESS_PARENT = """
 import ctypes, subprocess, sys

@@ -71,6 +71,9 @@ def remove() -> None:
     for owner, name, original in reversed(_patches):
         setattr(owner, name, original)
     _patches.clear()
+    for module in _recognisers():
+        if module.unpatched_nn_module_call.__module__ == __name__:  # imported while torch was patched
+            module.unpatched_nn_module_call = torch.nn.Module.__call__
 
 
 def install(tracer: Tracer) -> None:
@@ -93,11 +96,14 @@ def _patch_modules(tracer: Tracer) -> None:
         return tracer.call(original, self, args, kwargs)
 
     _patch(torch.nn.Module, "__call__", _wrapped_call_impl)
-    # Where Dynamo recognises an unpatched module call, it must recognise this one.
-    for name in ("torch._dynamo.utils", "torch._dynamo.variables.nn_module"):
-        module = sys.modules.get(name)
-        if module is not None and "unpatched_nn_module_call" in module.__dict__:
-            _patch(module, "unpatched_nn_module_call", _wrapped_call_impl)
+    for module in _recognisers():
+        _patch(module, "unpatched_nn_module_call", _wrapped_call_impl)
+
+
+def _recognisers() -> list[Any]:
+    """Return the modules of Dynamo, if it is there, that know an unpatched module call by its function."""
+    modules = [sys.modules.get(name) for name in ("torch._dynamo.utils", "torch._dynamo.variables.nn_module")]
+    return [module for module in modules if module is not None and "unpatched_nn_module_call" in vars(module)]
 
 
 def _pass_over_in_dynamo() -> None:

@@ -28,6 +28,17 @@ def loss_of(model):
     return compute
 
 
+def train_by(compute, optimizer):
+    def train(x, y):
+        loss = compute(x, y)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss
+
+    return train
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--backend", default="inductor")
@@ -49,20 +60,22 @@ def main():
         elif way == "part":
             model[1] = torch.compile(model[1], backend=args.backend)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+        if way == "optimizer":
+            optimizer.step = torch.compile(optimizer.step, backend=args.backend)
+        train = train_by(compute, optimizer)
+        if way == "whole":
+            train = torch.compile(train, backend=args.backend)
         for batch in (8, 8, 12, 5, 8):
             x, y = torch.randn(batch, 6), torch.randint(0, 3, (batch,))
             model.train()
-            loss = compute(x, y)
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
+            loss = train(x, y)
             print(f"step {step} loss {loss.item()!r} examples {batch}")
             step += 1
         model.eval()
         with torch.no_grad():
             print("evaluation", compute(x, y).item())
         counters = torch._dynamo.utils.counters
-        print(way, {name: dict(counters[name]) for name in ("frames", "stats", "graph_break", "unimplemented")})
+        print(way, {name: dict(counters[name]) for name in ("stats", "graph_break", "unimplemented")})
         states |= {f"{way}_model": model, f"{way}_optimizer": optimizer}
     save(**states)
 

@@ -31,7 +31,9 @@ def descriptors() -> dict[str, str]:
 def what_is_seen() -> dict[str, object]:
     main = sys.modules["__main__"]
     return {
-        "main": {name: str(getattr(main, name, "absent")) for name in ("__name__", "__file__", "__package__", "__doc__")},
+        "main": {
+            name: str(getattr(main, name, "absent")) for name in ("__name__", "__file__", "__package__", "__doc__")
+        },
         "main_is_here": main.__dict__ is globals(),
         "main_names": sorted(name for name in vars(main) if name.startswith("__")),
         "spec": getattr(main.__spec__, "name", None),

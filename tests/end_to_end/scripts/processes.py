@@ -34,7 +34,13 @@ def square(x):
 
 def where_from(point):
     main = sys.modules["__main__"]
-    return point.doubled(), type(point).__module__, main.__name__, os.path.basename(main.__file__), "torch" in sys.modules
+    return (
+        point.doubled(),
+        type(point).__module__,
+        main.__name__,
+        os.path.basename(main.__file__),
+        "torch" in sys.modules,
+    )
 
 
 def fork():

@@ -119,6 +119,18 @@ def refused():
     return []
 
 
+def compiler_comes_late():
+    """Make the optimizer, and with it the compiler, only inside the recording."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 2))
+    assert "torch._dynamo" not in sys.modules
+    with erg.record(model) as run:
+        steps(model, torch.optim.Adam(model.parameters()), 2)
+        assert "torch._dynamo.utils" in sys.modules
+    assert torch._dynamo.utils.unpatched_nn_module_call is nn.Module.__call__
+    return [run]
+
+
 def left_open():
     """End the process inside a recording."""
     model, optimizer = make()
@@ -127,7 +139,8 @@ def left_open():
     return [run]
 
 
-WAYS = {way.__name__: way for way in (whole, plainly, one_of_two, several, raising, forked, refused, left_open)}
+WAYS = {way.__name__: way for way in (whole, plainly, one_of_two, several, raising, forked, refused)}
+WAYS |= {way.__name__: way for way in (compiler_comes_late, left_open)}
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
