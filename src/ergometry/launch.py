@@ -36,7 +36,7 @@ if __name__ == "__main__":
 from ergometry.core.errors import ErgError, ScriptNotFound, StoreError  # noqa: E402
 from ergometry.integrations.imports import when_imported  # noqa: E402
 from ergometry.meter.client import RecorderClient, run_labels, working_folder  # noqa: E402
-from ergometry.store.writer import create_run_folder, new_run_id  # noqa: E402
+from ergometry.store.folders import create_run_folder, new_run_id  # noqa: E402
 
 
 def replace_process(config: dict[str, Any], words: list[str]) -> NoReturn:

@@ -75,7 +75,11 @@ class Runner:
         environment = ENVIRONMENT | options.pop("env", {})
         streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         done = subprocess.run(
-            [str(word) for word in command], cwd=cwd, env=environment, timeout=TIMEOUT_S, **(streams | options)
+            [str(word) for word in command],
+            cwd=cwd,
+            env={name: value for name, value in environment.items() if value is not None},
+            timeout=TIMEOUT_S,
+            **(streams | options),
         )
         return Done(done.returncode, done.stdout or b"", done.stderr.decode(), cwd, self.store)
 

@@ -155,6 +155,16 @@ def test_a_command_that_a_signal_ends(runner: Runner) -> None:
     assert (done.run.status, done.run.exit_status) == ("failed", 128 + signal.SIGTERM)
 
 
+def test_ctrl_c_ends_a_command_as_it_ends_the_shells(runner: Runner) -> None:
+    command = runner.start("sh", "-c", "echo ready; sleep 60", start_new_session=True)
+    assert command.stdout is not None
+    assert command.stdout.readline() == "ready\n"
+    os.killpg(command.pid, signal.SIGINT)
+    assert command.communicate(timeout=60) == ("", "")
+    assert command.returncode == -signal.SIGINT
+    assert finished(runner).status == "interrupted"
+
+
 def test_a_stopped_commands_own_status_counts(runner: Runner) -> None:
     command = runner.start("sh", "-c", "trap 'echo caught; exit 4' TERM; echo ready; while :; do sleep 0.05; done")
     assert command.stdout is not None

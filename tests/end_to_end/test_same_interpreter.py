@@ -88,6 +88,50 @@ def test_the_interpreter_keeps_its_flags(runner: Runner, flags: list[str]) -> No
     assert_same(runner.plain(*flags, SCRIPTS / "identity.py"), runner.erg(SCRIPTS / "identity.py", flags=flags))
 
 
+def test_the_number_of_threads_is_the_scripts_to_choose(runner: Runner) -> None:
+    """Whatever read OMP_NUM_THREADS before the script set it would have settled the bits of its products."""
+    (runner.folder / "threads.py").write_text(
+        "import os\n"
+        "os.environ['OMP_NUM_THREADS'] = '1'\n"
+        "import hashlib, numpy, torch\n"
+        "torch.manual_seed(0)\n"
+        "x = torch.randn(300, 300)\n"
+        "for product in ((x @ x).numpy(), x.numpy() @ x.numpy(), numpy.linalg.svd(x.numpy())[1]):\n"
+        "    print(hashlib.sha256(product.tobytes()).hexdigest())\n"
+        "print(torch.get_num_threads())\n"
+    )
+    plain, measured = (call("threads.py", env={"OMP_NUM_THREADS": None}) for call in (runner.plain, runner.erg))
+    assert plain.text.endswith("\n1\n")
+    assert measured.text == plain.text
+
+
+TORCHES = {
+    "of-another-kind": "name = 'not the torch you know'",
+    "of-another-age": "__version__ = '0.1'\nclass nn: pass\nclass optim: pass",
+    "broken": "raise ImportError('libtorch.so: cannot open shared object file')",
+    "broken-at-first": "import os\nif not os.path.exists('again'):\n    open('again', 'w')\n    raise OSError('no')",
+}
+
+
+@pytest.mark.parametrize("kind", TORCHES)
+def test_a_torch_that_is_none_is_imported_as_it_is(runner: Runner, kind: str) -> None:
+    (runner.folder / "torch.py").write_text(TORCHES[kind])
+    (runner.folder / "train.py").write_text(
+        "import sys\n"
+        "for attempt in range(3):\n"
+        "    try:\n"
+        "        import torch\n"
+        "        print('imported', torch.__file__, [name for name in vars(torch) if name[:2] != '__'])\n"
+        "    except (ImportError, OSError) as error:\n"
+        "        print('caught', repr(error), 'torch' in sys.modules)\n"
+    )
+    plain = runner.plain("train.py")
+    (runner.folder / "again").unlink(missing_ok=True)
+    measured = runner.erg("train.py")
+    assert (measured.text, measured.err, measured.status) == (plain.text, plain.err, 0)
+    assert measured.run.status == "completed"
+
+
 def test_standard_input_is_the_scripts(runner: Runner) -> None:
     (runner.folder / "echo.py").write_text("import sys\nprint(input() + sys.stdin.read())")
     assert runner.erg("echo.py", input=b"one\ntwo\n").out == b"onetwo\n\n"

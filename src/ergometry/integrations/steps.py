@@ -80,6 +80,11 @@ class StepMachine:
         self._phase, self._since_s = phase, now_s
 
     @property
+    def between_steps(self) -> bool:
+        """Say whether nothing is under way: no phase, and no step that an optimizer has not ended."""
+        return not self._stack and (not self.open or self._stepped)
+
+    @property
     def in_optimizer(self) -> bool:
         """Say whether an optimizer's step is under way (a closure runs inside it)."""
         return bool(self._stepping)

@@ -10,6 +10,7 @@ import functools
 import math
 import resource
 import sys
+import threading
 import time
 import weakref
 from collections.abc import Callable
@@ -42,6 +43,7 @@ class Tracer:
         """Follow the optimizers whose identities are in ``only``; None follows all."""
         self.client, self.inference, self.only = client, inference, only
         self.inside = self.dead = False
+        self._thread = threading.get_ident()
         self.machine = StepMachine(self._emit)
         self.pending = Pending()
         self.optimizers = OptimizerWatch(self._emit, self.pending)
@@ -93,6 +95,16 @@ class Tracer:
         except Exception as error:
             self.fault(error)
 
+    def elsewhere(self, *, trains: bool = False) -> bool:
+        """Say whether this is not the thread that is followed; another one that trains becomes it between two steps.
+
+        What other threads run meanwhile (an evaluation, a loader's prefetching) is no phase of its time.
+        """
+        thread = threading.get_ident()
+        if trains and thread != self._thread and self.machine.between_steps:
+            self._thread = thread
+        return thread != self._thread
+
     def _spent(self, began: float, called: float, returned: float) -> None:
         self._hooks += 1
         self._hook_s += (called - began) + (self._clock() - returned)
@@ -106,10 +118,11 @@ class Tracer:
         began = self._clock()
         grad = torch.is_grad_enabled()
         has_parameters = self.own(self.models.has_parameters, module, training=grad)
-        if self.dead or not (grad or has_parameters):  # a loss or a metric of an evaluation
+        starts = grad and has_parameters and (module.training or self._trains_in_eval)
+        # Without gradients and parameters it is a loss or a metric of an evaluation.
+        if self.dead or not (grad or has_parameters) or self.elsewhere(trains=starts):
             return original(module, *args, **kwargs)
         try:
-            starts = grad and has_parameters and (module.training or self._trains_in_eval)
             evaluation = self.machine.forward_begin(
                 training=grad and (starts or not has_parameters), starts_step=starts, now_s=began - self._origin_s
             )
@@ -218,6 +231,8 @@ class Tracer:
 
     def backward(self, original: Original, tensors: Any, args: Any, kwargs: Any) -> Any:
         """Run a backward, timed; the scalar it is called on is the step's loss."""
+        if self.elsewhere(trains=True):
+            return original(tensors, *args, **kwargs)
         began = self._clock()
         machine = self.machine
         try:
@@ -267,9 +282,9 @@ class Tracer:
     # Optimizers
 
     def _followed(self, optimizer: Any) -> bool:
-        return not (
-            self.dead or torch.compiler.is_compiling() or (self.only is not None and id(optimizer) not in self.only)
-        )
+        if torch.compiler.is_compiling() or self.dead or self.elsewhere():
+            return False
+        return self.only is None or id(optimizer) in self.only
 
     def optimizer_begin(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         """Global hook before every optimizer's step."""
@@ -312,7 +327,7 @@ class Tracer:
         """Run ``GradScaler.step``: where no optimizer stepped, the step was skipped."""
         before = self._optimizer_steps
         out = original(scaler, *args, **kwargs)
-        if not self.dead and scaler.is_enabled() and self._optimizer_steps == before:
+        if not self.dead and not self.elsewhere() and scaler.is_enabled() and self._optimizer_steps == before:
             try:
                 now = self.now()
                 self.machine.optimizer_begin(now)
@@ -325,7 +340,7 @@ class Tracer:
 
     def iterate(self, original: Original, loader: Any) -> Any:
         """Begin a pass over a loader's data, timed: its workers start here."""
-        if self.inside or self.machine.in_data:
+        if self.inside or self.elsewhere() or self.machine.in_data:
             return original(loader)
         iterator = self._waiting(original, loader)
         self.own(self._begun, loader, iterator)
@@ -337,7 +352,7 @@ class Tracer:
 
     def next_batch(self, original: Original, iterator: Any) -> Any:
         """Wait for a batch, timed."""
-        if self.inside or self.machine.in_data:
+        if self.inside or self.elsewhere() or self.machine.in_data:
             return original(iterator)
         batch = self._waiting(original, iterator)
         self._last_pass = self._pass_of.get(iterator, 1)

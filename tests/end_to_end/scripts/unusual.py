@@ -1,8 +1,10 @@
 """Trains in ways that few do: functional calls, per-example gradients, penalties, threads, wrappers, hooks, scripts."""
 
+import tempfile
 import threading
 
 import torch
+import torch.distributed
 from saving import save
 from torch import nn
 
@@ -139,10 +141,67 @@ def scripted(counter):
     return model
 
 
+def distributed(counter):
+    """Data parallel over gloo, with one rank; gradients are exchanged at every second backward."""
+    with tempfile.TemporaryDirectory() as folder:
+        torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=0, world_size=1)
+        model = nn.parallel.DistributedDataParallel(network())
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
+        for _ in range(2):
+            optimizer.zero_grad()
+            with model.no_sync():
+                first = model(torch.randn(6, 5)).square().mean()
+                first.backward()
+            second = model(torch.randn(6, 5)).square().mean()
+            second.backward()
+            optimizer.step()
+            counter.step(first.item() + second.item(), examples=12, backwards=2)
+        torch.distributed.destroy_process_group()
+    return model.module
+
+
+class LookAhead(torch.optim.Optimizer):
+    """Steps another optimizer within its own step, and goes half of the way it went."""
+
+    def __init__(self, inner):
+        super().__init__(inner.param_groups, {})
+        self.inner = inner
+
+    def step(self, closure=None):
+        before = [p.detach().clone() for group in self.param_groups for p in group["params"]]
+        loss = self.inner.step(closure)
+        with torch.no_grad():
+            for old, p in zip(before, (p for group in self.param_groups for p in group["params"])):
+                p.lerp_(old, 0.5)
+        return loss
+
+
+def nested_optimizers(counter):
+    """An optimizer within an optimizer, with and without a closure."""
+    model = network()
+    optimizer = LookAhead(torch.optim.Adam(model.parameters(), lr=1e-2))
+
+    def closure():
+        optimizer.zero_grad()
+        loss = model(torch.randn(6, 5)).square().mean()
+        loss.backward()
+        return loss
+
+    for k in range(4):
+        if k % 2:
+            loss = optimizer.step(closure)
+        else:
+            loss = closure()
+            optimizer.step()
+        counter.step(loss.item(), examples=6)
+    return model
+
+
 def main():
     torch.manual_seed(0)
     counter = Counter()
     ways = (gradient_penalty, two_losses, hooks, in_a_thread, functional, scripted)
+    ways += (distributed, nested_optimizers)
     save(**{way.__name__: way(counter) for way in ways})
 
 

@@ -491,6 +491,74 @@ def test_sampled_rows_scatter_about_the_truth(monkeypatch: pytest.MonkeyPatch) -
     assert 0.8 < spread < 1.6
 
 
+# Draws by where the gradient is
+
+
+@pytest.fixture
+def weighed_plan(small_plan: Plan) -> Plan:
+    small_plan.weigh([1.0, 0.0, 9.0])
+    return small_plan
+
+
+def blocks_of(plan: Plan) -> list[tuple[int, int, int]]:
+    return [(0, 0, 2), (0, 2, 4), (0, 4, 5), (1, 0, 2), (1, 2, 3), (2, 0, 2), (2, 2, 4)]
+
+
+def test_probabilities_of_all_blocks_sum_to_one_with_and_without_weights(small_plan: Plan) -> None:
+    for energies in ([], [1.0, 0.0, 9.0], [0.0, 0.0, 1e-300], [1e300, 1.0, 0.0]):
+        small_plan.weigh(energies)
+        probabilities = [small_plan.probability(block) for block in blocks_of(small_plan)]
+        assert math.fsum(probabilities) == pytest.approx(1.0, rel=1e-12)
+        assert min(probabilities) > 0, "a block that is never drawn would be a bias"
+
+
+def test_blocks_are_drawn_as_often_as_their_probabilities_say(weighed_plan: Plan) -> None:
+    stream, n = random.Random(3), 20_000
+    drawn = [block for _ in range(n) for block in weighed_plan.draw(stream)]
+    for block in blocks_of(weighed_plan):
+        p = weighed_plan.probability(block)
+        assert abs(drawn.count(block) - 2 * n * p) < 5 * math.sqrt(2 * n * p * (1 - p))
+
+
+def test_weighed_estimates_are_unbiased_and_so_are_their_variances(weighed_plan: Plan) -> None:
+    whole = [float(x.sum()) for x in (VALUES * VALUES, MOVES * MOVES, -VALUES * MOVES)]
+    pairs = []
+    for blocks in itertools.product(blocks_of(weighed_plan), repeat=2):
+        probabilities = [weighed_plan.probability(block) for block in blocks]
+        sums = sums_of(weighed_plan, blocks, VALUES, MOVES)
+        found = estimates(sums, blocks, 12, exact=False, probabilities=probabilities)
+        pairs.append((math.prod(probabilities), found))
+    for i, expected in enumerate(whole):
+        assert math.fsum(p * found[i][0] for p, found in pairs) == pytest.approx(expected, rel=1e-12)
+        variance = math.fsum(p * (found[i][0] - expected) ** 2 for p, found in pairs)
+        assert math.fsum(p * found[i][1] ** 2 for p, found in pairs) == pytest.approx(variance, rel=1e-9)
+
+
+@pytest.mark.parametrize("unusable", [[], [1.0, 2.0], [0.0] * 3, [math.nan, 1.0, 1.0], [math.inf, 1.0, 1.0]])
+def test_weights_that_say_nothing_leave_the_draws_by_size(weighed_plan: Plan, unusable: list[float]) -> None:
+    weighed_plan.weigh(unusable)
+    assert [weighed_plan.probability(block) for block in blocks_of(weighed_plan)] == pytest.approx(
+        [(b - a) / 12 for _, a, b in blocks_of(weighed_plan)]
+    )
+    weighed_plan.draw(random.Random(0))
+
+
+def test_a_small_head_with_most_of_the_gradient_is_not_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger_module, "_FLOOR_BYTES", 0)
+    torch.manual_seed(0)
+    body, head = nn.Parameter(torch.randn(60_000)), nn.Parameter(torch.randn(40))
+    body.grad, head.grad = 1e-3 * torch.randn(60_000), 10.0 * torch.randn(40)
+    optimizer, watch = torch.optim.SGD([body, head], 1e-3), Watch()
+    near = 0
+    for step in range(100):
+        expected = truth(optimizer, lambda step=step: watch.step(optimizer, step))
+        row = watch.ledger()[-1]
+        near += abs(row["work"] - expected["work"]) <= 0.5 * expected["work"]
+        assert row["grad_sq"] == pytest.approx(expected["grad_sq"], rel=1e-5), "every gradient was looked at"
+        assert row["grad_sq_stderr"] == 0.0
+    assert near >= 70
+
+
 def test_the_draws_are_the_same_in_every_run() -> None:
     one, two = Ledger(), Ledger()
     plan = Plan([1000, 2000])

@@ -336,6 +336,30 @@ print(whole, [os.fstat(file.fileno()).st_size for file in files] == [0] * 20, fl
     assert len(recorded(tmp_path).table(LOSSES)) == 200
 
 
+@pytest.mark.parametrize("closed", ["0<&-", "1>&-", "2>&-", "0<&- 1>&- 2>&-"])
+def test_a_stream_that_the_script_was_started_without_stays_closed(tmp_path: Path, closed: str) -> None:
+    code = """
+import errno
+def state(number):
+    try:
+        return os.readlink(f"/proc/self/fd/{number}")
+    except OSError:
+        return "closed"
+
+before = [state(number) for number in range(3)]
+client = RecorderClient.start(Path(sys.argv[1]))
+client.write(LOSSES, 0, client.now(), 1.0)
+whole = client.finish("completed", 0)
+after = [state(number) for number in range(3)]
+(Path(sys.argv[1]) / "said").write_text(f"{whole} {before == after} {before.count('closed')}")
+"""
+    head = START.partition("client =")[0]
+    command = ["sh", "-c", f'exec "$0" -c "$1" "$2" {closed}', sys.executable, head + code, str(tmp_path)]
+    subprocess.run(command, check=True, timeout=LONG_S)
+    assert (tmp_path / "said").read_text() == f"True True {closed.count('&')}"
+    assert recorded(tmp_path).status == "completed"
+
+
 def test_a_forked_child_is_silent_and_may_have_a_recorder_of_its_own(tmp_path: Path) -> None:
     (tmp_path / "parent").mkdir()
     (tmp_path / "child").mkdir()
