@@ -89,7 +89,7 @@ def test_gradient_scaling(runner: Runner) -> None:
     assert [float(step in flagged(steps, SKIPPED)) for step in steps["step"]] == skipped
     ledger = measured.run.table(LEDGER)
     exact = ledger["sampled"] == ledger["parameters"]
-    assert exact.sum() >= 3  # how many are followed depends on how fast this machine is
+    assert exact.sum() >= 1  # how many are followed depends on how fast this machine is
     gradient_sq = np.array(measured.said("gradient_sq"))
     # Unscaled, whether or not the optimizer gets scaled gradients.
     np.testing.assert_allclose(ledger["grad_sq"][exact], gradient_sq[ledger["step"][exact].astype(int)], rtol=1e-4)
