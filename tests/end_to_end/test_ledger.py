@@ -38,7 +38,8 @@ def test_sampled_rows_are_as_far_off_as_they_say(runner: Runner) -> None:
         # At times every gradient is looked at: |g|² is then exact, to the rounding of float32 sums.
         np.testing.assert_allclose(error[stderr == 0], 0, atol=1e-4 * abs(true).max())
         sampled = stderr > 0
-        assert sampled.any(), name
+        if not sampled.any():
+            continue  # every row of it was exact
         z = error[sampled] / stderr[sampled]
         # Student's t of seven degrees of freedom has a variance of 1.4; steps are drawn independently.
         assert abs(z.mean()) < 5 * np.sqrt(1.4 / len(z)), (name, z)
