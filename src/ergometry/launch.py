@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import CodeType, ModuleType, TracebackType
 from typing import Any, NoReturn
@@ -367,6 +368,13 @@ def _show_without_our_frames(error: BaseException, session: Session | None) -> N
 
 def _run_command(words: list[str], session: Session | None) -> NoReturn:
     """Run a command as a child, measured as a process tree; end as it ended."""
+    early: list[int] = []
+    pass_on: list[Callable[[int], None]] = [early.append]  # until there is someone to pass it on to
+    # Before the child is there, or a signal meant for it could end us and leave it. Handlers, unlike SIG_IGN, are not
+    # inherited. The terminal sends Ctrl-C to both, and the child decides; what comes by kill is passed on.
+    signal.signal(signal.SIGINT, lambda _number, _frame: None)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda received, _frame: pass_on[0](received))
     try:
         child = subprocess.Popen(words)
     except OSError as error:
@@ -374,10 +382,9 @@ def _run_command(words: list[str], session: Session | None) -> NoReturn:
         if session is not None:
             session.status, session.exit_status = "failed", 127
         sys.exit(2)
-    # The terminal sends Ctrl-C to both; the child decides. What comes by kill is passed on.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda received, _frame: child.send_signal(received))
+    pass_on[0] = child.send_signal
+    for received in early:
+        child.send_signal(received)
     status = child.wait()
     if session is not None:
         session.status = "completed" if status == 0 else "interrupted" if status == -signal.SIGINT else "failed"
