@@ -62,3 +62,12 @@ def cover(readings: Mapping[Domain, T]) -> dict[Domain, T]:
         for domain, value in readings.items()
         if not any(other != domain and other.contains(domain) for other in readings)
     }
+
+
+def inside(readings: Mapping[Domain, T], outer: Domain) -> dict[Domain, T]:
+    """Return the readings that lie within a domain, the domain's own left out.
+
+    >>> [str(d) for d in inside({Domain("n"): 1, Domain("n/p"): 2, Domain("m/p"): 3}, Domain("n"))]
+    ['n/p']
+    """
+    return {domain: value for domain, value in readings.items() if domain != outer and outer.contains(domain)}

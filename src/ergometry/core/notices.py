@@ -18,6 +18,15 @@ CATALOGUE: dict[str, tuple[str, str]] = {
         "give read permission to the file named, for instance with a udev rule, then run again",
     ),
     "sensor.failed": ("a sensor failed while the run went on: {detail}", "its gap is bridged with a wide error"),
+    "sensor.hung": (
+        "a sensor did not answer: {detail}",
+        "training was not held up, and the gap is bridged with a wide error; erg doctor tries each source by itself",
+    ),
+    "sensor.back": ("a sensor that had failed can be read again: {detail}", "what it missed is bridged"),
+    "machine.suspended": (
+        "the machine was suspended while the run went on, {detail}",
+        "that time and its joules are no part of the run",
+    ),
     "store.unwritable": (
         "the run could not be stored from here on: {detail}",
         "free some space or choose another folder with --store; training was not affected",

@@ -95,14 +95,21 @@ class Run:
             t = samples.table["t_s"]
             for column, signal in enumerate(samples.signals, start=1):
                 domain = Domain(signal.domain)
-                if domain in found and signal.quantity != "energy_j":
-                    continue
                 try:
-                    found[domain] = Trace.from_samples(t, samples.table.rows[:, column], signal)
+                    trace = Trace.from_samples(t, samples.table.rows[:, column], signal)
                 except InvalidSeries:
                     continue
+                found[domain] = _better(found[domain], trace) if domain in found else trace
         return found
 
     def cover(self) -> dict[Domain, Trace]:
         """Return the traces of the domains that together cover what was metered, nothing counted twice."""
         return cover(self.traces())
+
+
+def _better(one: Trace, other: Trace) -> Trace:
+    """Return what two readings of one domain tell: both in turn, else the counter's, else the first's."""
+    earlier, later = sorted((one, other), key=lambda trace: float(trace.t_s[0]))
+    if earlier.t_s[-1] < later.t_s[0]:
+        return earlier.then(later)
+    return other if (other.signal.quantity, one.signal.quantity) == ("energy_j", "power_w") else one

@@ -95,8 +95,38 @@ WINDOWS = Series(8, "windows", ("window", "t0_s", "t1_s"))
 OVERHEAD = Series(9, "overhead", ("t_s", "ledger_s", "flops_s", "hooks", "hook_s"))
 """The instrument's own time so far: seconds in the ledger and in counting, hook calls, seconds in them."""
 
-PROCESS = Series(0, "process", ("t_s", "cpu_s", "rss_bytes", "recorder_cpu_s"))
-"""Sampled by the recorder: the process tree's processor time and resident memory; its own processor time."""
+PROCESS = Series(0, "process", ("t_s", "cpu_s", "rss_bytes", "recorder_cpu_s", "machine_busy_s"))
+"""Sampled by the recorder: the process tree's processor time and resident memory; its own processor time; the busy
+time of all the machine's processors together."""
+
+HEALTH = Series(
+    0,
+    "health",
+    (
+        "t_s",
+        "board",
+        "clock_hz",
+        "max_clock_hz",
+        "memory_clock_hz",
+        "temperature_c",
+        "power_limit_w",
+        "utilisation",
+        "memory_utilisation",
+        "throttle",
+        "process_utilisation",
+        "pcie_tx_bytes_per_s",
+        "pcie_rx_bytes_per_s",
+        "link_tx_bytes_per_s",
+        "link_rx_bytes_per_s",
+    ),
+)
+"""Sampled by the recorder: the state of each accelerator. ``board`` is the number in its domain (``node0/gpu3``: 3);
+clocks are those of its processors and memory; utilisations are shares of time, 0 to 1, ``process_utilisation`` that of
+the measured process tree; traffic is over PCI Express and over links between boards. NaN where not readable."""
+
+HEAT, POWER_CAP, POWER_BRAKE, IDLE, OTHER_THROTTLE = 1, 2, 4, 8, 16
+"""Bits of ``throttle``: what holds a board's clock down. Heat; its power limit; a brake from outside (power supply);
+nothing to do; anything else (a limit of clocks that someone set, boards that wait for each other)."""
 
 SENT = (STEPS, DEVICE_STEPS, LOSSES, LEDGER, LEARNING_RATES, EVALUATIONS, MEMORY, WINDOWS, OVERHEAD)
 RESTATED = (STEPS, LOSSES, LEDGER)

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from ergometry.core.domain import Domain
+from ergometry.core.estimate import Provenance
+from ergometry.core.ports import Signal
 from ergometry.core.run import Run, SampleTable, Table
 from ergometry.core.series import STEPS, WINDOWS
 from support.synthetic import PACKAGE, synthetic_run
@@ -66,3 +68,19 @@ def test_the_synthetic_run_holds_the_energy_it_was_made_with() -> None:
 def test_the_id_is_the_label_or_the_folder() -> None:
     assert synthetic_run(2, path=Path("x/abc")).id == "abc"
     assert synthetic_run(2, id="other").id == "other"
+
+
+def test_a_source_that_came_back_as_another_is_one_trace_with_the_time_between_bridged() -> None:
+    first = Table(("t_s", "c0"), np.array([[0.0, 100.0], [1.0, 150.0], [2.0, 200.0]]))
+    second = Table(("t_s", "c0"), np.array([[4.0, 7.0], [5.0, 37.0], [6.0, 67.0]]))
+    board = Signal(domain="node0/gpu0", quantity="energy_j", provenance="measured", method="counter", board="A")
+    tables = (SampleTable("nvml", (board,), first), SampleTable("nvml", (replace(board, board="B"),), second))
+    for samples in (tables, tables[::-1]):
+        trace = replace(synthetic_run(), samples=samples).traces()[Domain("node0/gpu0")]
+        assert trace.energy(0.0, 2.0).value == pytest.approx(100.0)
+        assert trace.energy(4.0, 6.0).value == pytest.approx(60.0)
+        assert trace.bridged_j(0.0, 6.0) == pytest.approx(2 * 40.0)
+        whole = trace.energy(0.0, 6.0)
+        assert whole.value == pytest.approx(100 + 80 + 60)
+        assert whole.provenance is Provenance.MODELLED
+        assert whole.stderr >= 20.0

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from ergometry.core import series
-from ergometry.core.series import BY_CODE, MAX_COLUMNS, PHASES, PROCESS, SENT, STEPS, Series
+from ergometry.core.series import BY_CODE, HEALTH, MAX_COLUMNS, PHASES, PROCESS, SENT, STEPS, Series
 
 ALL = [value for value in vars(series).values() if isinstance(value, Series)]
 
 
 def test_codes_and_names_are_not_shared() -> None:
-    assert len(ALL) == len(SENT) + 1
-    assert len({s.name for s in ALL}) == len({s.code for s in ALL}) == len(ALL)
+    assert len(ALL) == len(SENT) + 2
+    assert len({s.name for s in ALL}) == len(ALL)
+    assert len({s.code for s in SENT}) == len(SENT)
     assert set(BY_CODE.values()) == set(SENT)
     assert all(BY_CODE[s.code] is s for s in SENT)
 
@@ -24,7 +25,7 @@ def test_columns_are_not_repeated() -> None:
 
 
 def test_zero_is_for_what_the_recorder_writes_itself() -> None:
-    assert PROCESS.code == 0
+    assert PROCESS.code == HEALTH.code == 0
     assert 0 not in BY_CODE
 
 
