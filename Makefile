@@ -16,17 +16,21 @@ FULL := $(VENV)/.set-up-full
 install = $(PIP) install -c $(LOCK) setuptools && $(PIP) install -c $(LOCK) --no-build-isolation -e ".[$(1)]"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench lock clean
+.PHONY: help demo test test-gpu check bench lock clean
 
 help: ## show this list
 	@echo "ergometry: make TARGET [PYTHON=python3.12]"
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
 
 demo: $(RUN) ## train a small model for about a minute and a half, and leave a run and an HTML report
 	@$(BIN)/erg demo
 
 test: $(FULL) ## run the tests, two processes at a time
 	$(BIN)/python -m pytest -n 2 --dist worksteal --durations 10 $(TESTS)
+
+test-gpu: $(FULL) ## test and measure the power sensor of an NVIDIA GPU, and store the readings; elsewhere say why not
+	$(BIN)/python -m pytest -q -p no:xdist -m nvml tests/hardware
+	@$(BIN)/python -m benchmarks gpu
 
 check: $(FULL) ## format, lint, types, rooms, dependencies; every tool runs, then the failed ones are named
 	@failed=; \

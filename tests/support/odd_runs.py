@@ -10,7 +10,18 @@ import numpy as np
 from ergometry.core import series
 from ergometry.core.notices import Notice
 from ergometry.core.run import Run, SampleTable, Table
-from support.synthetic import MODELLED, PACKAGE, synthetic_run
+from support.synthetic import (
+    BOARD,
+    MEMORY_MODEL,
+    MODELLED,
+    NODE,
+    PACKAGE,
+    WELL,
+    board,
+    synthetic_run,
+    with_health,
+    with_source,
+)
 
 
 def with_table(run: Run, kind: series.Series, rows: Any) -> Run:
@@ -79,10 +90,49 @@ def memory_and_core() -> Run:
     return replace(run, samples=(*run.samples, more))
 
 
+def mixed() -> Run:
+    """Return a run whose two boards were measured, one hot and one waiting, and whose processors were modelled."""
+    run = synthetic_run(600, signal=replace(MODELLED, static_w=20.0), power_w=40.0, name="mixed", devices=["H100"])
+    run = with_source(run, "memory_model", {MEMORY_MODEL: 8.0})
+    run = with_source(run, "nvml", {BOARD: wave, board(1): 120.0}, failed_s=[(20.0, 32.0)])
+    hot = {"throttle": lambda t: np.where(t > 20.0, float(series.HEAT), 0.0), "clock_hz": hot_clock}
+    hot["temperature_c"] = lambda t: np.minimum(60.0 + t, 88.0)
+    capped = {"throttle": float(series.POWER_CAP), "clock_hz": 1.6e9, "utilisation": 0.3}
+    run = with_health(run, WELL | hot, WELL | capped)
+    device = [(k, d, 0.0, 0.03, 0.06, 0.005, 0.0, 0.0) for k in range(600) for d in (0, 1)]
+    return replace(with_table(run, series.DEVICE_STEPS, device), notices=(Notice("sensor.failed", "nvml", 20.0),))
+
+
+def hot_clock(t_s: Any) -> Any:
+    """Return a clock that heat holds down to two thirds from 20 s on, Hz."""
+    return np.where(t_s > 20.0, 1.32e9, 1.98e9)
+
+
+def whole_node() -> Run:
+    """Return a run whose node is metered as a whole, with the package, the memory and a board in it."""
+    run = synthetic_run(300, power_w=60.0, devices=["H100"])
+    dram = replace(PACKAGE, domain="node0/dram0", method="rapl dram", wrap_j=None)
+    run = with_source(run, "more", {dram: 5.0, BOARD: 250.0})
+    return with_health(with_source(run, "ipmi", {NODE: 420.0}, sampling_hz=1.0), WELL)
+
+
+def wrong_health() -> Run:
+    """Return a run whose boards tell nonsense: no number, no time, clocks and shares that cannot be."""
+    run = with_health(synthetic_run(20), WELL)
+    rows = run.table(series.HEALTH).rows.copy()
+    rows = np.vstack([rows, rows, rows[:1]])
+    rows[0, 1], rows[1, 0], rows[2, 2:] = np.nan, np.nan, np.inf
+    rows[-1, 2:] = -1.0
+    return with_table(run, series.HEALTH, rows)
+
+
 ODD_RUNS = {
     "measured": lambda: synthetic_run(power_w=wave),
     "modelled": modelled,
     "several domains": memory_and_core,
+    "mixed": mixed,
+    "whole node": whole_node,
+    "wrong health": wrong_health,
     "in progress": lambda: replace(synthetic_run(30), status="running", exit_status=None),
     "no steps": lambda: synthetic_run(0),
     "one step": lambda: synthetic_run(1),

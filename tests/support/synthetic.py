@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,37 @@ MODELLED = Signal(
     rel_stderr=0.3,
     static_w=8.0,
     static_rel_stderr=0.5,
+)
+
+MEMORY_MODEL = Signal(
+    domain="node0/dram",
+    quantity="energy_j",
+    provenance="modelled",
+    method="memory model, 64 GiB",
+    rel_stderr=0.4,
+    static_w=6.0,
+    static_rel_stderr=0.4,
+)
+BOARD = Signal(
+    domain="node0/gpu0",
+    quantity="energy_j",
+    provenance="measured",
+    method="NVML energy counter",
+    resolution_j=1e-3,
+    update_period_s=0.1,
+    rel_stderr=0.05,
+    max_power_w=3000.0,
+    device="cuda:0",
+)
+NODE = Signal(
+    domain="node0",
+    quantity="power_w",
+    provenance="measured",
+    method="IPMI power of the node",
+    update_period_s=1.0,
+    averaging_s=1.0,
+    rel_stderr=0.02,
+    resolution_w=1.0,
 )
 
 PHASES_S = {"data_s": 0.01, "forward_s": 0.02, "backward_s": 0.04, "optimizer_s": 0.02, "other_s": 0.01}
@@ -85,7 +117,9 @@ def synthetic_run(
         "learning_rates": table(series.LEARNING_RATES, [(0, 0, 0, 0.01), (100, 0, 0, 0.001)]),
         "memory": table(series.MEMORY, [(1.0, -1, 2.0e8), (duration, -1, 3.0e8)]),
         "overhead": table(series.OVERHEAD, [(duration, 0.01, 0.02, 4000, 0.004)]),
-        "process": table(series.PROCESS, [(0.0, 0.1, 1e8, 0.01), (duration, 1.9 * duration, 3e8, 0.05)]),
+        "process": table(
+            series.PROCESS, [(0.0, 0.1, 1e8, 0.01, 0.2), (duration, 1.9 * duration, 3e8, 0.05, 2.5 * duration)]
+        ),
     }
     base = {
         "id": path.name,
@@ -116,3 +150,76 @@ def synthetic_run(
         exit_status=0,
         disk_bytes=123456,
     )
+
+
+Power = Callable[[np.ndarray], np.ndarray] | float
+
+
+def with_source(
+    run: Run,
+    source: str,
+    powers_w: Mapping[Signal, Power],
+    *,
+    sampling_hz: float = 10.0,
+    failed_s: Iterable[tuple[float, float]] = (),
+    until_s: float | None = None,
+) -> Run:
+    """Return the run with one more sensor, whose signals read these powers exactly.
+
+    Args:
+        run: a synthetic run.
+        source: the sensor's name.
+        powers_w: each signal's true power, W, as a constant or a function of time.
+        sampling_hz: of this sensor.
+        failed_s: stretches in which each reading is NaN.
+        until_s: after this it was not read.
+    """
+    end_s = run.duration_s if until_s is None else until_s
+    at = np.append(np.arange(0.0, end_s, 1 / sampling_hz), end_s)
+    columns = [at]
+    for signal, power in powers_w.items():
+        fine = np.linspace(0.0, end_s, 20 * len(at))
+        p = power(fine) if callable(power) else np.full_like(fine, power)
+        energy = np.concatenate(([0.0], np.cumsum(0.5 * (p[1:] + p[:-1]) * np.diff(fine))))
+        read = np.interp(at, fine, p if signal.quantity == "power_w" else energy)
+        for t0, t1 in failed_s:
+            read[(at >= t0) & (at <= t1)] = np.nan
+        columns.append(read)
+    names = ("t_s", *(f"c{i}" for i in range(len(powers_w))))
+    table = Table(names, np.column_stack(columns))
+    return replace(run, samples=(*run.samples, SampleTable(source, tuple(powers_w), table)))
+
+
+def board(number: int, **changes: Any) -> Signal:
+    """Return the signal of one more accelerator."""
+    return replace(BOARD, domain=f"node0/gpu{number}", device=f"cuda:{number}", **changes)
+
+
+def with_health(run: Run, *boards: Mapping[str, Power], each_s: float = 1.0) -> Run:
+    """Return the run with the health of boards 0, 1, …: a column's constant or function of time; others are NaN."""
+    at = np.arange(0.0, run.duration_s, each_s)
+    rows = []
+    for number, told in enumerate(boards):
+        values = np.full((len(at), len(series.HEALTH.columns)), np.nan)
+        values[:, 0], values[:, 1] = at, number
+        for name, value in told.items():
+            values[:, series.HEALTH.columns.index(name)] = value(at) if callable(value) else value
+        rows.append(values)
+    table = Table(series.HEALTH.columns, np.concatenate(rows))
+    return replace(run, tables={**run.tables, series.HEALTH.name: table})
+
+
+#: A board at work and well.
+WELL = {
+    "clock_hz": 1.98e9,
+    "max_clock_hz": 1.98e9,
+    "memory_clock_hz": 2.6e9,
+    "temperature_c": 61.0,
+    "power_limit_w": 700.0,
+    "utilisation": 0.97,
+    "memory_utilisation": 0.4,
+    "throttle": 0.0,
+    "process_utilisation": 0.97,
+    "pcie_tx_bytes_per_s": 4e8,
+    "pcie_rx_bytes_per_s": 1.2e9,
+}

@@ -1,49 +1,116 @@
-"""Power sources, one file each, and the model of the CPU where it has none. Standard library only when imported."""
+"""Power sources, one file each, and models where there are none. Standard library only when imported.
+
+A source's file has ``open_<name>(machine)``, which looks for it and says what it found; :data:`SOURCES` lists them.
+"""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Iterable
 
-from ergometry.core.ports import Availability, Sensor
-from ergometry.sensors.cpu_model import open_cpu_model
+from ergometry.core.ports import Availability, Machine, Opener, OpenSource
+from ergometry.sensors import gains, part, tree
+from ergometry.sensors.amdsmi import open_amdsmi
+from ergometry.sensors.cpu_model import open_cpu_model, open_package_models
+from ergometry.sensors.hwmon import open_hwmon
+from ergometry.sensors.ipmi import open_ipmi
+from ergometry.sensors.memory_model import open_memory_model
 from ergometry.sensors.nvml import open_nvml
-from ergometry.sensors.rapl import Rapl, open_rapl
+from ergometry.sensors.powermetrics import open_powermetrics
+from ergometry.sensors.rapl import open_rapl
+from ergometry.sensors.replay import open_replay
+from ergometry.sensors.simulated import open_simulated
 
-__all__ = ["open_sensors"]
+__all__ = ["MODELS", "SELECTION", "SOURCES", "open_sensors", "reopen"]
+
+SELECTION = "ERGOMETRY_SENSORS"
+"""Names the sources to look for, with commas between; by default all of :data:`SOURCES`, and models where they leave
+the processors or the memory without a reading. ``simulated`` and ``replay`` are looked for only when named."""
+
+SOURCES: dict[str, Opener] = {
+    "rapl": open_rapl,
+    "nvml": open_nvml,
+    "amdsmi": open_amdsmi,
+    "hwmon": open_hwmon,
+    "ipmi": open_ipmi,
+    "powermetrics": open_powermetrics,
+}
+"""The hardware, in the order in which it is looked for: of two that read one domain the first counts."""
+
+MODELS: dict[str, tuple[Opener, frozenset[str]]] = {
+    "cpu_model": (open_cpu_model, tree.CPU_METERS),
+    "memory_model": (open_memory_model, tree.MEMORY_METERS),
+}
+"""Models, each with the kinds of domain that make it needless. Where some of them exist but cannot be read, it stands
+for those (:mod:`ergometry.sensors.part`)."""
+
+NAMED: dict[str, Opener] = {"simulated": open_simulated, "replay": open_replay}
 
 
-def open_sensors(sysfs: Path | None = None, proc: Path = Path("/proc")) -> tuple[list[Sensor], list[Availability]]:
-    """Open every power source of this machine. Never raises.
-
-    The CPU's modelled counter is opened only where RAPL gives neither a package nor the platform, and its
-    availability says why.
+def open_sensors(machine: Machine | None = None) -> tuple[list[OpenSource], list[Availability]]:
+    """Open every power source of a machine. Never raises.
 
     Args:
-        sysfs: root of sysfs; by default ``$ERGOMETRY_SYSFS``, else ``/sys``.
-        proc: where procfs is mounted.
+        machine: by default this one.
 
     Returns:
-        The open sensors, and one availability per source that was looked for: present, or absent with why and
+        The open sources, and one availability per source that was looked for: present, or absent with why and
         the remedy. A source may be present and still name a part of it that cannot be read.
     """
-    root = sysfs if sysfs is not None else Path(os.environ.get("ERGOMETRY_SYSFS") or "/sys")
-    sensors: list[Sensor] = []
+    machine = Machine.here() if machine is None else machine
+    names = [name.strip() for name in machine.environ.get(SELECTION, "").split(",") if name.strip()]
+    opened: list[OpenSource] = []
     found: list[Availability] = []
 
-    def look(source: str, opener: Callable[[], tuple[Sensor | None, Availability]]) -> Sensor | None:
-        try:
-            sensor, availability = opener()
-        except Exception as error:  # whatever a vendor's library throws, the run goes on without it
-            sensor, availability = None, Availability(source, False, f"failed to open: {error!r}", "report this")
+    def look(name: str, opener: Opener) -> None:
+        sensor, availability = open_one(name, opener, machine)
         found.append(availability)
         if sensor is not None:
-            sensors.append(sensor)
-        return sensor
+            opened.append(sensor)
 
-    rapl = look("rapl", lambda: open_rapl(root))
-    look("nvml", open_nvml)
-    if not (isinstance(rapl, Rapl) and rapl.meters_cpu):
-        look("cpu_model", lambda: open_cpu_model(proc, "used as no RAPL package can be read"))
-    return sensors, found
+    for name in names:
+        if name not in SOURCES | NAMED | MODELS:
+            known = ", ".join([*SOURCES, *NAMED, *MODELS])
+            found.append(Availability(name, False, "no such source", f"{SELECTION} takes some of: {known}"))
+    for name, opener in (SOURCES | NAMED).items():
+        if name in (names or SOURCES):
+            look(name, opener)
+    read = [signal.domain for source in opened for signal in source.signals]
+    missing = [domain for availability in found for domain in availability.missing]
+    for name, (opener, kinds) in MODELS.items():
+        if name in names or (not names and not tree.meters(kinds, read)):
+            look(name, opener)
+        elif not names and tree.meters(kinds, missing):
+            parts = [domain for domain in missing if tree.meters(kinds, [domain])]
+            own = open_package_models if name == "cpu_model" else None
+            look(name, part.opener_of(opener, parts, tree.units(kinds, read + missing), own))
+    return _arranged(opened, machine), found
+
+
+def open_one(name: str, opener: Opener, machine: Machine) -> tuple[OpenSource | None, Availability]:
+    """Open one source, whatever its vendor's library throws."""
+    try:
+        sensor, availability = opener(machine)
+    except Exception as error:  # the run goes on without it
+        return None, Availability(name, False, f"failed to open: {error!r}", "report this")
+    return None if sensor is None else OpenSource(sensor, tuple(sensor.signals), opener), availability
+
+
+def reopen(source: OpenSource, beside: Iterable[OpenSource]) -> OpenSource | None:
+    """Open a source anew that was closed, with its signals placed among those of the sources beside it.
+
+    Returns:
+        The source, None where it is not there (any more, or yet).
+    """
+    machine = Machine.here()
+    opened, _ = open_one(source.sensor.source, source.open, machine)
+    return None if opened is None else _arranged([opened, *beside], machine)[0]
+
+
+def _arranged(opened: list[OpenSource], machine: Machine) -> list[OpenSource]:
+    """Return the sources with their signals placed in the machine's tree, and calibrated."""
+    read = [signal.domain for source in opened for signal in source.signals]
+    known = gains.read(machine.environ)
+    return [
+        source._replace(signals=tuple(gains.apply(signal, known) for signal in tree.place(source.signals, read)))
+        for source in opened
+    ]

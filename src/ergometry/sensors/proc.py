@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 import os
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
-_TICK_S = 1.0 / os.sysconf("SC_CLK_TCK")
+TICK_S = 1.0 / os.sysconf("SC_CLK_TCK")
+"""The clock tick that /proc counts processor time in, s."""
+
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 RESCAN_READS = 5
@@ -34,6 +37,11 @@ class ProcessTree:
         self._reads = 0
         self._cpu_s = 0.0
 
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """Return the processes of the tree, as last met: the root first."""
+        return tuple(self._members)
+
     def read(self) -> tuple[float, float]:
         """Return (processor time so far, s; resident memory now, bytes), NaN both when the root is gone.
 
@@ -52,7 +60,7 @@ class ProcessTree:
                 self._members.remove(pid)
                 continue
             # Fields 14 to 17 and 24 of proc(5): utime, stime, cutime, cstime; rss.
-            cpu_s += sum(map(int, fields[11:15])) * _TICK_S
+            cpu_s += sum(map(int, fields[11:15])) * TICK_S
             rss_bytes += int(fields[21]) * _PAGE_BYTES
         # A descendant nobody waits for takes its time with it; what was seen stays counted.
         self._cpu_s = max(self._cpu_s, cpu_s)
@@ -98,6 +106,71 @@ class ProcessTree:
         return fields if len(fields) > 21 else None
 
 
+class Jiffies(NamedTuple):
+    """Clock ticks so far of some processors together: running tasks, stolen by the host for others, idle."""
+
+    run: int
+    stolen: int
+    idle: int
+
+
+def jiffies(stat: bytes, cpus: Collection[int] = ()) -> Jiffies:
+    r"""Return the ticks of all processors together, from the first line of /proc/stat, or of those numbered.
+
+    Run are user, nice, system, irq and softirq; idle holds iowait; guest is inside user.
+
+    Raises:
+        ValueError: the text is not that of /proc/stat, or lacks one of the processors; pass the whole file.
+
+    >>> jiffies(b"cpu  10 1 5 80 4 1 1 2 3 0 \ncpu0 ...")
+    Jiffies(run=18, stolen=2, idle=84)
+    """
+    if not cpus:
+        return _ticks(stat.partition(b"\n")[0], b"cpu")
+    lines = {line.partition(b" ")[0]: line for line in stat.splitlines() if line[:3] == b"cpu"}
+    each = [_ticks(lines.get(b"cpu%d" % cpu, b""), b"cpu%d" % cpu) for cpu in cpus]
+    return Jiffies(*map(sum, zip(*each, strict=True)))
+
+
+def _ticks(line: bytes, name: bytes) -> Jiffies:
+    words = line.split()
+    if words[:1] != [name] or len(words) < 5:
+        raise ValueError(
+            f"expected the line '{name.decode()} user nice system idle …' of /proc/stat, got {line[:40]!r}"
+        )
+    user, nice, system, idle, iowait, irq, softirq, steal, *_ = [*map(int, words[1:]), 0, 0, 0, 0]
+    return Jiffies(user + nice + system + irq + softirq, steal, idle + iowait)
+
+
+class BusyTime:
+    """The busy time of a machine's processors together, by /proc/stat: what its own tasks ran, interrupts included.
+
+    Time that a host gave to other virtual machines is not in it, so that it is what a process's time is a part of.
+
+    Args:
+        proc: where procfs is mounted.
+    """
+
+    def __init__(self, proc: Path = Path("/proc")) -> None:
+        try:
+            self._fd = os.open(proc / "stat", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            self._fd = -1
+
+    def read(self) -> float:
+        """Return busy processor seconds so far, resolution one clock tick; NaN where /proc/stat cannot be read."""
+        try:
+            return jiffies(os.pread(self._fd, 512, 0)).run * TICK_S
+        except (OSError, ValueError):
+            return math.nan
+
+    def close(self) -> None:
+        """Close the file; again is harmless."""
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd = -1
+
+
 class Processors(NamedTuple):
     """The machine's processors, as /proc/cpuinfo tells.
 
@@ -140,6 +213,31 @@ def processors(proc: Path = Path("/proc")) -> Processors:
     )
 
 
+def package_cpus(proc: Path = Path("/proc")) -> dict[int, tuple[int, ...]]:
+    """Return the logical CPUs of each package, by its physical id; empty where /proc/cpuinfo does not say.
+
+    Args:
+        proc: where procfs is mounted.
+    """
+    found: dict[int, tuple[int, ...]] = {}
+    for block in _text(proc / "cpuinfo").split("\n\n"):
+        number, package = _values(block, "processor"), _values(block, "physical id")
+        if number and package:
+            key = int(package[0])
+            found[key] = (*found.get(key, ()), int(number[0]))
+    return found
+
+
+def memory_bytes(proc: Path = Path("/proc")) -> int | None:
+    """Return the memory that the kernel manages, somewhat less than is installed; None where it does not say.
+
+    Args:
+        proc: where procfs is mounted.
+    """
+    match = re.search(r"^MemTotal:\s*(\d+) kB", _text(proc / "meminfo"), re.MULTILINE)
+    return int(match[1]) * 1024 if match else None
+
+
 def machine_facts(proc: Path = Path("/proc")) -> dict[str, Any]:
     """Return the machine in JSON: ``cpu_model``, ``logical_cpus``, ``memory_bytes``, ``virtual``, ``kernel``.
 
@@ -147,11 +245,10 @@ def machine_facts(proc: Path = Path("/proc")) -> dict[str, Any]:
         proc: where procfs is mounted.
     """
     cpu = processors(proc)
-    memory = re.search(r"^MemTotal:\s*(\d+) kB", _text(proc / "meminfo"), re.MULTILINE)
     return {
         "cpu_model": cpu.model,
         "logical_cpus": cpu.threads,
-        "memory_bytes": int(memory[1]) * 1024 if memory else None,
+        "memory_bytes": memory_bytes(proc),
         "virtual": cpu.virtual,
         "kernel": _text(proc / "sys/kernel/osrelease").strip() or os.uname().release,
     }

@@ -10,7 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from ergometry.sensors.proc import RESCAN_READS, ProcessTree, machine_facts, processors
+from ergometry.sensors.proc import (
+    RESCAN_READS,
+    BusyTime,
+    ProcessTree,
+    jiffies,
+    machine_facts,
+    package_cpus,
+    processors,
+)
 
 TICK = 1 / os.sysconf("SC_CLK_TCK")
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -118,3 +126,71 @@ def test_machine_facts_without_proc(tmp_path: Path):
     assert facts["logical_cpus"] == os.cpu_count()
     assert facts["memory_bytes"] is None
     assert facts["kernel"]
+
+
+def test_the_tree_names_its_processes(procfs):
+    procfs.process(10, 1, (1, 0, 0, 0), pages=1)
+    procfs.process(11, 10, (1, 0, 0, 0), pages=1)
+    procfs.process(12, 1, (1, 0, 0, 0), pages=1)
+    tree = ProcessTree(10, procfs.root)
+    assert tree.pids == (10,)
+    tree.read()
+    assert tree.pids == (10, 11)
+    procfs.end(11)
+    tree.read()
+    assert tree.pids == (10,)
+
+
+def test_ticks_as_the_kernel_counts_them():
+    assert jiffies(b"cpu  1 2 4 8 16 32 64 128 256 512\ncpu0 9\n") == (1 + 2 + 4 + 32 + 64, 128, 24)
+    assert jiffies(b"cpu  1 2 4 8\n") == (7, 0, 8)
+    with pytest.raises(ValueError, match="expected the line 'cpu user"):
+        jiffies(b"cpu0 1 2 3 4\n")
+
+
+def test_ticks_of_some_processors():
+    stat = b"cpu  9 9 9 9\ncpu0 1 0 0 5\ncpu1 2 0 0 6\ncpu10 100 0 0 100\nintr 1 2\n"
+    assert jiffies(stat, [0, 1]) == (3, 0, 11)
+    assert jiffies(stat, (10,)) == (100, 0, 100)
+    with pytest.raises(ValueError, match="expected the line 'cpu7 user"):
+        jiffies(stat, [0, 7])
+
+
+def test_busy_time_is_what_the_machines_own_tasks_ran(procfs):
+    busy = BusyTime(procfs.root)
+    procfs.jiffies(busy=250, idle=9999)
+    assert busy.read() == pytest.approx(250 * TICK)
+    (procfs.root / "stat").write_text("cpu  1 2 4 8 16 32 64 128 256 512\n")
+    assert busy.read() == pytest.approx((1 + 2 + 4 + 32 + 64) * TICK)  # neither idle, nor stolen, nor a guest's twice
+    (procfs.root / "stat").write_text("")
+    assert math.isnan(busy.read())
+    procfs.jiffies(busy=300, idle=0)
+    assert busy.read() == pytest.approx(300 * TICK)
+    busy.close()
+    busy.close()
+    assert math.isnan(busy.read())
+
+
+def test_busy_time_without_proc(tmp_path: Path):
+    busy = BusyTime(tmp_path)
+    assert math.isnan(busy.read())
+    busy.close()
+
+
+def test_this_machine_is_as_busy_as_this_process_at_least():
+    """Time is counted by ticks on one side and by the scheduler on the other: a tenth of allowance."""
+    busy, used = BusyTime(), sum(os.times()[:2])
+    before = busy.read()
+    while sum(os.times()[:2]) - used < 0.3:
+        sum(range(20_000))
+    used = sum(os.times()[:2]) - used
+    rise = busy.read() - before
+    busy.close()
+    assert 0.9 * used - 2 * TICK < rise < (os.cpu_count() or 1) * 60
+
+
+def test_the_processors_of_each_package(procfs):
+    procfs.processors(threads=4, cores=4, sockets=2)
+    assert package_cpus(procfs.root) == {0: (0, 2), 1: (1, 3)}
+    (procfs.root / "cpuinfo").write_text("processor\t: 0\nBogoMIPS\t: 50.00\n")
+    assert package_cpus(procfs.root) == {}
