@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import select
 import signal
 import sys
@@ -18,19 +19,30 @@ from pathlib import Path
 from typing import Any
 
 from ergometry.core.errors import ErgError, StoreError
-from ergometry.core.ports import Sensor
 from ergometry.core.series import PROCESS
 from ergometry.meter import shared
 from ergometry.meter.progress import Progress
 from ergometry.meter.ring import RingReader
+from ergometry.meter.sampler import Sampler, suspended_s
 from ergometry.meter.shared import SharedMemory
-from ergometry.meter.tally import Tally
-from ergometry.sensors import open_sensors
-from ergometry.sensors.proc import ProcessTree, machine_facts
+from ergometry.meter.source import Clocks
+from ergometry.sensors.proc import BusyTime, ProcessTree, machine_facts
+from ergometry.store.liveness import identify, is_alive
 from ergometry.store.writer import Writer
 
 COMMIT_S = 1.0
 """Rows wait at most this long: a kill of everything, the recorder too, loses no more."""
+
+DITHER = 0.1
+"""Each interval between regular samples is shorter than the period by up to this share, at random. A load in step with
+the sampling, such as steps of exactly a second, would else show the same part of itself for ever."""
+
+MAX_HZ = 10.0
+"""Sensors are sampled no faster: some boards' counters fall short of the truth when they are."""
+
+PROCESS_S = 2.0
+"""The schedule looks at the process tree no more often: a look costs as much as a sample of the sensors, and what it
+gives are sums so far. Samples at edges have a look of their own."""
 
 _EDGE_S = 0.01
 """Samples asked for at the edges of windows are taken at most this often."""
@@ -42,18 +54,21 @@ class Recorder:
     def __init__(self, config: dict[str, Any], memory: SharedMemory) -> None:
         self.memory = memory
         self.origin_s = float(config["origin_s"])
-        self.period_s = 1.0 / float(config["sampling_hz"])
+        self.period_s = 1.0 / min(float(config["sampling_hz"]), MAX_HZ)
         self.writer = Writer(Path(config["file"]))
         self.reader = RingReader(memory)
         self.tree = ProcessTree(int(config["pid"]))
         self.progress = Progress(2, config.get("token", "token")) if config.get("live") else None
-        self.sensors: list[Sensor] = []
-        self.tally = Tally([])
+        self.busy = BusyTime()
+        clocks = Clocks(time.perf_counter, self.origin_s, suspended_s)
+        self.sampler = Sampler(self.writer, clocks, pids=lambda: self.tree.pids)
         self.end: dict[str, Any] | None = None
         self.gone = threading.Event()
-        self._sampled_s = -1e9
+        self._sampled_s = self._looked_s = -1e9
         self._committed_s = 0.0
         self._next_sample_s = 0.0
+        self._dither = random.Random(0)
+        self._dither_share = float(config.get("dither", DITHER))
         self._sample_request = self._flush_request = 0
         self._store_error = ""
 
@@ -66,36 +81,22 @@ class Recorder:
         self.writer.put_meta("machine", machine_facts())
         self.writer.put_meta("recorder_pid", os.getpid())
         self.writer.commit()
-        self.sensors, availability = open_sensors()
-        found = [{"source": a.source, "present": a.present, "why": a.why, "remedy": a.remedy} for a in availability]
-        self.writer.put_meta("sources", found)
-        for sensor in self.sensors:
-            self.writer.declare_samples(sensor.source, sensor.signals)
-        for source in availability:
-            if source.remedy and "permission" in source.why.lower():
-                self.writer.notice("sensor.unreadable", f"{source.why}; {source.remedy}", self.now())
-        if not self.sensors:
-            whys = "; ".join(f"{a.source}: {a.why}" for a in availability if not a.present)
-            self.writer.notice("sensor.absent", whys, self.now())
-        self.tally = Tally([sensor.signals for sensor in self.sensors])
-        self.sample()
+        self.sampler.open()
+        self.sampler.sample()
+        self._sampled()
+        self._look_at_processes()
         self.commit()
         self.memory.set_word(shared.STATE, shared.READY)
 
-    def sample(self) -> None:
-        """Read every sensor once."""
-        readings = []
-        for sensor in self.sensors:
-            t_s = self.now()
-            values = sensor.read(time.perf_counter())
-            self.writer.add_sample(sensor.source, t_s, values)
-            if values and all(value != value for value in values):
-                self.writer.notice("sensor.failed", sensor.source, t_s)
-            readings.append(values)
+    def _sampled(self) -> None:
         self._sampled_s = t_s = self.now()
-        self.tally.update(t_s, readings)
-        self.writer.add_row(PROCESS.name, PROCESS.columns, (t_s, *self.tree.read(), time.process_time()))
-        self.memory.live = (t_s, self.tally.energy_j, self.tally.power_w)
+        self.memory.live = (t_s, self.sampler.tally.energy_j, self.sampler.tally.power_w)
+
+    def _look_at_processes(self) -> None:
+        """Note what the measured processes and the whole machine have used so far."""
+        self._looked_s = t_s = self.now()
+        row = (t_s, *self.tree.read(), time.process_time(), self.busy.read())
+        self.writer.add_row(PROCESS.name, PROCESS.columns, row)
 
     def drain(self, *, last: bool = False) -> None:
         """Take what the training process has written."""
@@ -139,7 +140,7 @@ class Recorder:
             self._sample_if_due(self.now())
             self._commit_if_due(self.now())
             if self.progress is not None:
-                self.progress.show(self.now(), (self.tally.energy_j, self.tally.power_w))
+                self.progress.show(self.now(), (self.sampler.tally.energy_j, self.sampler.tally.power_w))
 
     @property
     def _sample_asked(self) -> bool:
@@ -163,10 +164,14 @@ class Recorder:
         if not regular and not (self._sample_asked and now_s - self._sampled_s >= _EDGE_S):
             return
         self._sample_request = self.memory.word(shared.SAMPLE_REQUEST)
-        self.sample()
+        self.sampler.sample(regular=regular)
+        self._sampled()
+        if not regular or now_s - self._looked_s >= 0.9 * PROCESS_S:
+            self._look_at_processes()
         if regular:
             # Whole periods only: after a suspension there is no burst to catch up.
-            self._next_sample_s += self.period_s * (1 + int((now_s - self._next_sample_s) / self.period_s))
+            missed = int((now_s - self._next_sample_s) / self.period_s)
+            self._next_sample_s += self.period_s * (1 + missed - self._dither_share * self._dither.random())
 
     def _commit_if_due(self, now_s: float) -> None:
         # With the second's sample, where there is one: waking once costs half of waking twice.
@@ -174,14 +179,21 @@ class Recorder:
         if not (self._flush_asked or with_sample or now_s - self._committed_s >= COMMIT_S):
             return
         request = self.memory.word(shared.FLUSH_REQUEST)
+        self.sampler.collect()
         self.drain()
         self.commit()
         self._flush_request = request
         self.memory.set_word(shared.FLUSH_DONE, request)
 
-    def finish(self) -> None:
-        """Take the last sample and the last rows, and close the file as one that opens anywhere."""
-        self.sample()
+    def finish(self) -> bool:
+        """Take the last sample and the last rows, and close the file as one that opens anywhere.
+
+        Returns:
+            Whether no sensor hangs; a thread that is in a call of one may not let this process end.
+        """
+        self.sampler.finish()
+        self._sampled()
+        self._look_at_processes()
         self.drain(last=True)
         end = self.end or {"status": "interrupted", "exit_status": None}
         if self.end is None:
@@ -194,11 +206,10 @@ class Recorder:
             self.writer.finish(str(end["status"]), end["exit_status"], duration_s)
         except StoreError as error:
             self.memory.error = str(error)
-        for sensor in self.sensors:
-            sensor.close()
         if self.progress is not None:
             self.progress.close()
         self.memory.set_word(shared.STATE, shared.FINISHED)
+        return self.sampler.close()  # now that nobody waits for us any more
 
     def watch(self, pidfd: int, pid: int) -> None:
         """Set ``gone`` when the training process has ended, and wake the loop."""
@@ -208,20 +219,11 @@ class Recorder:
             while not poll.poll():
                 pass
         else:
-            while _alive(pid):
+            identity = identify(pid)
+            while is_alive(identity):
                 time.sleep(0.2)
         self.gone.set()
         self.memory.wake()
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def main(config_json: str) -> None:
@@ -245,9 +247,11 @@ def main(config_json: str) -> None:
     watcher = threading.Thread(target=recorder.watch, args=(int(config["pidfd"]), int(config["pid"])), daemon=True)
     watcher.start()
     recorder.loop()
-    recorder.finish()
+    all_closed = recorder.finish()
     if config.get("ephemeral"):
         _wait_and_remove(Path(config["file"]), recorder)
+    if not all_closed:
+        os._exit(0)
 
 
 def _wait_and_remove(file: Path, recorder: Recorder) -> None:

@@ -5,22 +5,25 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from ergometry.core.clock import FakeClock
 from ergometry.core.errors import StoreError
-from ergometry.core.ports import Availability, Signal
+from ergometry.core.ports import Availability, OpenSource, Signal
 from ergometry.core.run import Run
 from ergometry.core.series import LOSSES, PROCESS, STEPS
 from ergometry.meter import recorder as recorder_module
+from ergometry.meter import sampler as sampler_module
 from ergometry.meter import shared
-from ergometry.meter.recorder import COMMIT_S, Recorder
+from ergometry.meter.recorder import COMMIT_S, DITHER, Recorder
 from ergometry.meter.ring import RING_BYTES, SLOTS, RingWriter
 from ergometry.meter.shared import SharedMemory
 from ergometry.store.reader import load
@@ -33,6 +36,8 @@ class Counter:
 
     source = "fake"
     signals = (Signal("node0/package0", "energy_j", "measured", "counter"),)
+    min_period_s = 0.0
+    may_block = False
 
     def __init__(self) -> None:
         self.read_at: list[float] = []
@@ -41,6 +46,9 @@ class Counter:
     def read(self, now_s: float) -> tuple[float, ...]:
         self.read_at.append(now_s - ORIGIN_S)
         return (10.0 * now_s,)
+
+    def health(self) -> tuple[tuple[float, ...], ...]:
+        return ()
 
     def close(self) -> None:
         self.closed = True
@@ -55,13 +63,16 @@ class World:
         self.found = [Availability("fake", True)]
         fake_time = SimpleNamespace(perf_counter=self.clock.now, process_time=time.process_time, sleep=None)
         monkeypatch.setattr(recorder_module, "time", fake_time)
-        monkeypatch.setattr(recorder_module, "open_sensors", lambda: ([self.sensor] if self.sensor else [], self.found))
+        self.slept_s = 0.0
+        monkeypatch.setattr(recorder_module, "suspended_s", lambda: self.slept_s)
+        monkeypatch.setattr(sampler_module, "open_sensors", self._open)
         self.memory, descriptor = SharedMemory.create(RING_BYTES)
         os.close(descriptor)
         self.memory.wait = self._wait  # type: ignore[method-assign]
         self.writer = RingWriter(self.memory)
         self.file = folder / "process-1.sqlite"
-        options = {"file": str(self.file), "origin_s": ORIGIN_S, "sampling_hz": 1.0, "pid": os.getpid(), **config}
+        options = {"file": str(self.file), "origin_s": ORIGIN_S, "sampling_hz": 1.0, "pid": os.getpid()}
+        options |= {"dither": 0.0, **config}
         self.recorder = Recorder(options, self.memory)
         self.commits: list[float] = []
         commit = self.recorder.writer.commit
@@ -73,6 +84,12 @@ class World:
         monkeypatch.setattr(self.recorder.writer, "commit", committed)
         self._events: list[tuple[float, Callable[[], object]]] = []
         self._waits = 0
+
+    def _open(self) -> tuple[list[OpenSource], list[Availability]]:
+        sensors = [self.sensor] if self.sensor else []
+        return [
+            OpenSource(sensor, sensor.signals, lambda machine: (None, self.found[0])) for sensor in sensors
+        ], self.found
 
     def now(self) -> float:
         return self.clock.now() - ORIGIN_S
@@ -138,14 +155,90 @@ def test_samples_are_a_period_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     world.run_until(5.55)
     assert world.sensor.read_at == about([i / hz for i in range(n)])
     run = world.whole()
-    assert len(run.table(PROCESS)) == n + 1, "and one at the end"
+    (samples,) = run.samples
+    assert len(samples.table) == n + 1, "and one at the end"
     assert world.sensor.closed
+
+
+def test_sensors_are_not_sampled_faster_than_their_counters_bear(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(tmp_path, monkeypatch, sampling_hz=1000.0)
+    world.run_until(1.05)
+    assert world.sensor.read_at == about([i / 10 for i in range(11)])
+
+
+@pytest.mark.parametrize("hz", [1.0, 10.0])
+def test_the_processes_are_looked_at_every_two_seconds_at_edges_and_at_the_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hz: float
+) -> None:
+    world = World(tmp_path, monkeypatch, sampling_hz=hz)
+    world.at(2.51, world.ask_sample)
+    world.run_until(5.55)
+    table = world.whole().table(PROCESS)
+    assert table["t_s"].tolist() == pytest.approx([0, 2, 2.51, 4.5, 5.55], abs=0.51)
+    assert 1.8 - 1e-9 <= table["t_s"][3] - table["t_s"][2] <= 2.5
+    assert (np.diff(table["machine_busy_s"]) >= 0).all()
+    assert table["machine_busy_s"][-1] >= table["cpu_s"][-1] > 0
 
 
 def test_after_a_suspension_there_is_one_sample_and_then_the_old_rhythm(world: World) -> None:
     world.at(2.3, lambda: world.clock.advance(100.4))
     world.run_until(106.5)
     assert world.sensor.read_at == about([0, 1, 2, 102.7, 103, 104, 105, 106])
+
+
+def test_a_suspension_has_no_part_in_the_run_and_is_said(world: World) -> None:
+    """The run's clock stands still meanwhile; the counter does not."""
+    read = world.sensor.read
+    world.sensor.read = lambda now_s: (read(now_s)[0] + world.slept_s,)  # type: ignore[method-assign]
+    world.at(2.3, lambda: setattr(world, "slept_s", 3600.0))
+    world.run_until(5.5)
+    assert world.sensor.read_at == about([0, 1, 2, 3, 4, 5])
+    assert world.memory.live[1] == pytest.approx(40.0, abs=1e-3)
+    run = world.whole()
+    assert next((n.code, n.detail, n.t_s) for n in run.notices) == ("machine.suspended", "for 3600 s", about(3.0))
+
+
+def test_a_sensor_that_hangs_delays_neither_rows_nor_commits_nor_the_end(world: World) -> None:
+    gate = threading.Event()
+    read = world.sensor.read
+    world.sensor.may_block = True
+    world.sensor.read = lambda now_s: read(now_s) if world.now() < 1.5 else gate.wait(60) and (0.0,)  # type: ignore
+    for i in range(12):
+        world.at(i + 0.4, lambda i=i: world.writer.write(LOSSES, i, 0.0, 1.0))
+    began = time.monotonic()
+    world.run_until(12.5)
+    assert max(b - a for a, b in itertools.pairwise(world.commits)) <= COMMIT_S + 1e-6
+    assert world.recorder.finish() is False
+    assert time.monotonic() - began < 5.0
+    gate.set()
+    run = load(world.file)
+    assert len(run.table(LOSSES)) == 12
+    assert codes(run) == ["sensor.hung", "run.interrupted"]
+    assert world.memory.word(shared.STATE) == shared.FINISHED
+
+
+def test_a_reading_that_comes_late_is_in_the_file_with_the_next_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(tmp_path, monkeypatch, sampling_hz=0.1)
+    gate = threading.Event()
+    read = world.sensor.read
+    world.sensor.may_block = True
+    world.sensor.read = lambda now_s: (gate.wait(60), read(now_s))[1]  # type: ignore[method-assign]
+    stored: list[int] = []
+
+    def answered() -> None:
+        gate.set()
+        while world.recorder.sampler._sources[0]._worker._answers.empty():  # type: ignore[attr-defined]
+            os.sched_yield()
+
+    world.at(1.5, answered)
+    world.at(2.5, lambda: stored.extend(len(samples.table) for samples in load(world.file).samples))
+    world.run_until(3.0)
+    assert stored == [1]
+    world.whole()
 
 
 def test_a_slow_sensor_delays_samples_and_never_makes_a_burst(world: World) -> None:
@@ -161,6 +254,18 @@ def test_a_slow_sensor_delays_samples_and_never_makes_a_burst(world: World) -> N
     between = [b - a for a, b in itertools.pairwise(world.sensor.read_at)]
     assert min(between) >= 2.7
     assert max(between) <= 4.0
+
+
+def test_intervals_are_shortened_at_random_so_that_no_load_is_in_step_with_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(tmp_path, monkeypatch, dither=DITHER)
+    world.run_until(300.0)
+    between = np.diff(world.sensor.read_at[:-1])
+    assert 0.9 - 1e-6 <= between.min() < 0.92
+    assert 0.98 < between.max() <= 1.0 + 1e-6
+    phases = np.array(world.sensor.read_at) % 1.0
+    assert abs(np.exp(2j * np.pi * phases).mean()) < 0.2, "every part of a step of a second is seen as often"
 
 
 def test_a_sample_asked_for_is_taken_at_once_and_moves_none_of_the_others(world: World) -> None:
@@ -203,7 +308,7 @@ def test_the_recorder_is_ready_when_its_first_sample_is_in_the_file(world: World
     world.recorder.open()
     assert world.memory.word(shared.STATE) == shared.READY
     run = load(world.file)
-    assert len(run.table(PROCESS)) == 1
+    assert len(run.table(PROCESS)) == len(run.samples[0].table) == 1
     assert run.meta["machine"]["logical_cpus"] >= 1
 
 
@@ -253,7 +358,7 @@ def test_who_asks_for_a_sample_and_a_flush_finds_the_sample_in_the_file(world: W
 
     def look() -> None:
         if world.memory.word(shared.FLUSH_DONE) == 1:
-            times.append(load(world.file).table(PROCESS)["t_s"].tolist())
+            times.append(load(world.file).samples[0].table["t_s"].tolist())
 
     world.at(1.004, ask)
     world.at(1.005, look)
@@ -410,7 +515,7 @@ def test_a_machine_without_a_sensor_is_recorded_all_the_same(world: World) -> No
     run = world.whole()
     assert sorted(codes(run)) == ["run.interrupted", "sensor.absent"]
     assert "rapl: no powercap" in next(n.detail for n in run.notices if n.code == "sensor.absent")
-    assert len(run.table(PROCESS)) == 4
+    assert len(run.table(PROCESS)) == 3
 
 
 def test_a_sensor_that_may_not_be_read_is_said_with_the_remedy(world: World) -> None:
