@@ -19,7 +19,7 @@ from syrupy.extensions.single_file import SingleFileSnapshotExtension, WriteMode
 from ergometry.core.estimate import Estimate
 from ergometry.report import render
 from ergometry.report.compare import compare
-from support.odd_runs import modelled, wave
+from support.odd_runs import mixed, modelled, wave
 from support.synthetic import synthetic_run
 
 
@@ -55,7 +55,12 @@ def two_equations(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ergometry.equations.live.entries", lambda run, books: fixed)
 
 
-RUNS = {"measured": lambda: synthetic_run(power_w=wave), "modelled": modelled, "no steps": lambda: synthetic_run(0)}
+RUNS = {
+    "measured": lambda: synthetic_run(power_w=wave),
+    "modelled": modelled,
+    "mixed": mixed,
+    "no steps": lambda: synthetic_run(0),
+}
 
 
 def steady(text: str) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from ergometry.core.estimate import Estimate, Provenance
 from ergometry.core.run import Run, Table
 from ergometry.core.series import LOSSES, NO_BACKWARD, STEPS
-from ergometry.equations.rows import last_rows, values_at
+from ergometry.equations.rows import values_at
 from ergometry.equations.section import Array
 
 METHOD = "prequential codelength gain over the uniform code (E7 ii)"
@@ -83,10 +83,10 @@ def _coded_steps(run: Run) -> tuple[Array, Array, str]:
         return none, none, "needs training steps, of which none was seen"
     if not len(run.table(LOSSES)):
         return none, none, "needs the loss of each step, which was not seen"
-    steps = last_rows(run.table(STEPS))
+    steps = run.table(STEPS)
     passes, flags = np.nan_to_num(steps["loader_pass"]), np.nan_to_num(steps["flags"]).astype(np.int64)
     steps = Table(steps.columns, steps.rows[(passes <= 1) & (flags & NO_BACKWARD == 0)])
-    loss = values_at(steps["step"], last_rows(run.table(LOSSES)), "loss")
+    loss = values_at(steps["step"], run.table(LOSSES), "loss")
     has_tokens = len(steps) > 0 and bool(np.all(np.isfinite(steps["tokens"])))
     # A classifier of texts reads tokens and has one label an example: its output told.
     per_token = has_tokens and run.meta.get("label") != "example"

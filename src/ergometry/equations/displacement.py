@@ -10,7 +10,7 @@ import numpy as np
 from ergometry.core.estimate import Estimate, Provenance
 from ergometry.core.run import Run, Table
 from ergometry.core.series import LEARNING_RATES, LEDGER, LOSSES, SKIPPED, STEPS
-from ergometry.equations.rows import last_rows, values_at
+from ergometry.equations.rows import values_at
 from ergometry.equations.section import Array
 
 NO_LEDGER = "needs the ledger of gradient work: none was recorded (physics off, or no torch optimizer step was seen)"
@@ -106,7 +106,7 @@ def read_gradient_work(run: Run) -> GradientWork:
     Steps that the gradient scaler skipped, or whose loss is not finite, moved along no finite gradient: they are not
     among the steps that the ledger's rows stand for.
     """
-    ledger = last_rows(run.table(LEDGER))
+    ledger = run.table(LEDGER)
     if not len(ledger):
         units = ("loss", "loss", "loss", "", "loss", "loss^2", "1/loss")
         return GradientWork(*(Estimate.unknown(unit, NO_LEDGER) for unit in units))
@@ -146,11 +146,11 @@ def _column(ledger: Table, name: str) -> Column:
 
 
 def _moving_steps(run: Run) -> Array:
-    steps = last_rows(run.table(STEPS))
+    steps = run.table(STEPS)
     moved = np.nan_to_num(steps["flags"]).astype(np.int64) & SKIPPED == 0
     losses = run.table(LOSSES)
     if len(losses):
-        moved &= np.isfinite(values_at(steps["step"], last_rows(losses), "loss"))
+        moved &= np.isfinite(values_at(steps["step"], losses, "loss"))
     return np.asarray(steps["step"][moved])
 
 

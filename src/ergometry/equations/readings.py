@@ -11,7 +11,6 @@ from ergometry.core.run import Run
 from ergometry.core.series import LOSSES
 from ergometry.equations.codelength import read_information
 from ergometry.equations.displacement import GradientWork, read_gradient_work
-from ergometry.equations.rows import last_rows
 from ergometry.work.accounts import Accounts
 
 BIN_S = 1.0
@@ -71,7 +70,7 @@ def read_peak_power(run: Run, accounts: Accounts) -> Estimate:
 
     A largest of many noisy values is biased upward by about their noise; ``stderr`` is that of the one bin.
     """
-    traces = list(run.cover().values())
+    traces = list(accounts.metered.cover().values())
     if not traces or not run.duration_s >= 2 * BIN_S:
         return replace(
             accounts.power, why=accounts.power.why or "the run's mean power: it is too short for bins of 1 s"
@@ -90,7 +89,7 @@ def read_peak_power(run: Run, accounts: Accounts) -> Estimate:
 
 
 def _loss_change(run: Run) -> Estimate:
-    losses = last_rows(run.table(LOSSES))["loss"]
+    losses = run.table(LOSSES)["loss"]
     finite = losses[np.isfinite(losses)]
     if len(finite) < 2:
         return Estimate.unknown("loss", "needs two steps with a finite loss")

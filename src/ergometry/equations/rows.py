@@ -1,4 +1,4 @@
-"""Rows by step: a step's row may be written more than once, and then the last one is whole."""
+"""Rows by step: what one table says of the steps of another."""
 
 from __future__ import annotations
 
@@ -6,22 +6,6 @@ import numpy as np
 
 from ergometry.core.run import Table
 from ergometry.equations.section import Array
-
-
-def last_rows(table: Table) -> Table:
-    """Return the last row written for each step, by increasing step; rows without a step are left out.
-
-    A second optimizer's or a second backward's row of the same step holds the sum so far.
-
-    >>> last_rows(Table(("step", "loss"), np.array([[1.0, 0.4], [0.0, 0.9], [1.0, 0.8]]))).rows.tolist()
-    [[0.0, 0.9], [1.0, 0.8]]
-    """
-    if np.all(np.diff(table["step"]) > 0) and np.all(np.isfinite(table["step"][:1])):
-        return table  # as nearly every table is: no copy of a million rows
-    ordered = table.rows[np.argsort(table["step"], kind="stable")]
-    step = ordered[:, table.columns.index("step")]
-    last = np.append(step[1:] != step[:-1], True)[: len(step)] & np.isfinite(step)
-    return Table(table.columns, ordered[last])
 
 
 def values_at(steps: Array, table: Table, column: str) -> Array:

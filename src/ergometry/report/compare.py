@@ -12,7 +12,7 @@ from ergometry.core.errors import UsageError
 from ergometry.core.estimate import Estimate, Provenance
 from ergometry.core.run import Run
 from ergometry.report.markdown import escape, table
-from ergometry.report.words import quantity, show
+from ergometry.report.words import percent, quantity, show
 from ergometry.work.accounts import Accounts
 from ergometry.work.attribution import accounts
 
@@ -22,6 +22,9 @@ FORMATS = ("text", "markdown", "json")
 
 #: From this many columns on, the text has room for the error of every value.
 _WIDE = 110
+
+#: Fractions of the joules that were measured, further apart than this, are another way of knowing them.
+_SAME_COVERAGE = 0.05
 
 _SHARED_ERROR = (
     "± is one standard error, errors taken as independent; one that both share, such as a sensor's gain, partly cancels"
@@ -119,8 +122,10 @@ def _notes(books: Sequence[Accounts]) -> list[str]:
     first = set(books[0].by_domain)
     if any(set(book.by_domain) != first for book in books[1:]):
         notes.append("the runs were not metered in the same domains: their joules are not of the same parts")
-    if len({book.total.provenance for book in books}) > 1:
-        notes.append("the runs' joules are not known in the same way, some measured and some not")
+    measured = [book.coverage.measured.value or 0.0 for book in books]
+    if max(measured) - min(measured) > _SAME_COVERAGE:
+        shares = ", ".join(map(percent, measured))
+        notes.append(f"the runs' joules are not known in the same way: {shares} of them were measured")
     return notes
 
 

@@ -7,7 +7,7 @@ samples and steps there are, a figure has at most :data:`MOST_BINS` points a tra
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -15,11 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ergometry.core import series
-from ergometry.core.domain import Domain, cover
+from ergometry.core.domain import cover
 from ergometry.core.estimate import Provenance
 from ergometry.core.trace import Trace
 from ergometry.report.book import Book
-from ergometry.work.attribution import is_memory
+from ergometry.work.coverage import is_memory
 
 Array = npt.NDArray[np.float64]
 Plot = dict[str, Any]
@@ -82,22 +82,22 @@ def figures(book: Book) -> list[Figure]:
 
 def power_over_time(book: Book) -> Figure | None:
     """Return mean power (W) in time bins, stacked by phase, by component and by domain."""
-    outer = cover(book.traces)
+    leaves = dict(leaf for meter in book.accounts.metered.meters for leaf in meter.leaves())
     duration_s = book.run.duration_s
-    if not outer or duration_s <= 0:
+    if not leaves or duration_s <= 0:
         return None
-    edges_s = _bins(outer, duration_s)
+    edges_s = _bins(leaves.values(), duration_s)
     scale, unit = time_unit(duration_s)
-    powers = {domain: np.maximum(trace.power_w(edges_s), 0.0) for domain, trace in outer.items()}
+    powers = {name: np.maximum(trace.power_w(edges_s), 0.0) for name, trace in leaves.items()}
     whole = np.sum(list(powers.values()), axis=0)
     by = {
-        "by phase": _phase_powers(book, outer, powers, edges_s),
+        "by phase": _phase_powers(book, leaves, powers, edges_s),
         "by component": _component_powers(book, whole, edges_s),
     }
     if len(powers) > 1:
         by["by domain"] = [
-            Part(f"domain{i % 6}", str(domain), power, _is_weak(outer[domain]))
-            for i, (domain, power) in enumerate(powers.items())
+            Part(f"domain{i % 6}", name, power, _is_weak(leaves[name]))
+            for i, (name, power) in enumerate(powers.items())
         ]
     views = [_stack(label, parts, edges_s / scale, unit) for label, parts in by.items()]
     each = (edges_s[1] - edges_s[0]) / scale
@@ -107,11 +107,11 @@ def power_over_time(book: Book) -> Figure | None:
 
 def cumulative_energy(book: Book) -> Figure | None:
     """Return energy since the start (J) over time, with one standard error as a band."""
-    outer = cover(book.traces)
+    outer = book.accounts.metered.cover()
     duration_s = book.run.duration_s
     if not outer or duration_s <= 0:
         return None
-    at_s = np.linspace(0.0, duration_s, min(MOST_BINS // 2, len(_bins(outer, duration_s))) + 1)
+    at_s = np.linspace(0.0, duration_s, min(MOST_BINS // 2, len(_bins(outer.values(), duration_s))) + 1)
     energy, variance = np.zeros(len(at_s)), np.zeros(len(at_s))
     for trace in outer.values():
         joules = trace.cumulative_j(at_s) - trace.cumulative_j(0.0)
@@ -134,7 +134,7 @@ def loss_against_energy(book: Book) -> Figure | None:
     if np.count_nonzero(good) < 2:
         return None
     t_s, loss = table["t_s"][good], table["loss"][good]
-    outer = cover(book.traces)
+    outer = book.accounts.metered.cover()
     if outer:
         spent = np.sum([trace.cumulative_j(t_s) - trace.cumulative_j(0.0) for trace in outer.values()], axis=0)
         scale, unit = energy_unit(float(spent[-1]))
@@ -157,7 +157,7 @@ def energy_per_example(book: Book) -> Figure | None:
 
     A block lasts two sampling intervals or longer: within one, the energy cannot be told apart.
     """
-    steps, outer = book.run.table(series.STEPS), cover(book.traces)
+    steps, outer = book.run.table(series.STEPS), book.accounts.metered.cover()
     if len(steps) < 2 or not outer:
         return None
     interval_s = max(float((trace.t_s[-1] - trace.t_s[0]) / (len(trace.t_s) - 1)) for trace in outer.values())
@@ -244,9 +244,9 @@ def energy_unit(joules: float) -> tuple[float, str]:
     return (1e-6, "µJ") if joules else (1.0, "J")
 
 
-def _bins(outer: dict[Domain, Trace], duration_s: float) -> Array:
+def _bins(traces: Iterable[Trace], duration_s: float) -> Array:
     """Return the edges of at most MOST_BINS equal bins, none of them shorter than the finest sampling interval."""
-    intervals = max(int((len(t.t_s) - 1) * duration_s / (t.t_s[-1] - t.t_s[0])) for t in outer.values())
+    intervals = max(int((len(t.t_s) - 1) * duration_s / (t.t_s[-1] - t.t_s[0])) for t in traces)
     return np.linspace(0.0, duration_s, min(MOST_BINS, max(intervals, 1)) + 1)
 
 
@@ -259,12 +259,12 @@ def _weak(book: Book) -> bool:
     return book.accounts.total.provenance.rank > Provenance.DERIVED.rank
 
 
-def _phase_powers(book: Book, outer: dict[Domain, Trace], powers: dict[Domain, Array], edges_s: Array) -> list[Part]:
+def _phase_powers(book: Book, leaves: dict[str, Trace], powers: dict[str, Array], edges_s: Array) -> list[Part]:
     split = np.zeros((len(edges_s) - 1, len(series.PHASES)))
-    for domain, trace in outer.items():
+    for name, trace in leaves.items():
         device = trace.signal.device
         timeline = (book.timeline.by_device_time(book.run, device) if device else None) or book.timeline
-        split += powers[domain][:, None] * timeline.fractions(edges_s)
+        split += powers[name][:, None] * timeline.fractions(edges_s)
     columns = {phase: split[:, i] for i, phase in enumerate(series.PHASES)}
     return [Part(phase, phase, columns[phase], _weak(book)) for phase in STACK if columns[phase].any()]
 

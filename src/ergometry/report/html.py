@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from ergometry.core.estimate import Estimate
-from ergometry.report import tables, words
+from ergometry.report import sensors, tables, words
 from ergometry.report.book import Book
 from ergometry.report.figures import figures
 
@@ -30,6 +30,9 @@ def html(book: Book) -> str:
         headline=dict(tables.headline(book)),
         loss=book.summary["loss"],
         energy={by: tables.energy_rows(book, by) for by in ("phase", "component", "domain")},
+        coverage=sensors.coverage_rows(book),
+        beyond=sensors.beyond(book),
+        boards=sensors.board_rows(book),
         entries=tables.entries(book),
         figures=drawn,
         overhead=Estimate.from_json(book.summary["overhead"]["fraction"]),

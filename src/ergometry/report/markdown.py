@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ergometry.core.estimate import Estimate
-from ergometry.report import tables
+from ergometry.report import sensors, tables
 from ergometry.report.book import Book
 from ergometry.report.words import UNKNOWN, duration, percent, quantity
 
@@ -23,7 +23,10 @@ def markdown(book: Book) -> str:
         " · ".join(escape(str(label)) for label in labels if label),
         escape(" ".join(tables.story(book))),
         _headline(book),
+        sensors.beyond(book),
         *(_energy(book, by) for by in ("phase", "component", "domain") if summary["energy"][f"by_{by}"]),
+        *([_coverage(book)] if book.accounts.total.known else []),
+        *([_boards(book)] if book.accounts.boards else []),
         _equations(book),
     ]
     if summary["findings"]:
@@ -32,7 +35,7 @@ def markdown(book: Book) -> str:
         warned = [f"- `{w['code']}` {escape(w['text'])}: {escape(w['remedy'])}." for w in summary["warnings"]]
         blocks.append("## Warnings\n\n" + "\n".join(warned))
     blocks.append(_overhead(book))
-    return "\n\n".join(blocks) + "\n"
+    return "\n\n".join(block for block in blocks if block) + "\n"
 
 
 def escape(words: str) -> str:
@@ -60,7 +63,9 @@ def table(header: Sequence[str], align: str, rows: Iterable[Sequence[str]]) -> s
 
 
 def _note(estimate: Estimate) -> str:
-    return escape(tables.label(estimate) if estimate.known else estimate.why)
+    if not estimate.known:
+        return escape(estimate.why)
+    return escape(tables.label(estimate) + (f"; {estimate.why}" if estimate.unit == "J" and estimate.why else ""))
 
 
 def _headline(book: Book) -> str:
@@ -79,6 +84,20 @@ def _energy(book: Book, by: str) -> str:
     header = [by, "energy", "share", "time", "how it is known"]
     body = table([header[i] for i in shown], "".join("lrrrl"[i] for i in shown), [[r[i] for i in shown] for r in rows])
     return f"## Energy by {by}\n\n{body}"
+
+
+def _coverage(book: Book) -> str:
+    rows = [[p.part, quantity(p.energy), p.how, escape(p.why)] for p in sensors.coverage_rows(book)]
+    return "## What was measured\n\n" + table(("part", "energy", "", "how it is known"), "lrll", rows)
+
+
+def _boards(book: Book) -> str:
+    header = ("board", "temperature, mean/max", "clock/top", "busy", "power limit", "PCIe in/out", "held down by")
+    rows = [
+        [row.name, row.temperature, row.clock, row.used, row.limit, row.traffic, row.held]
+        for row in sensors.board_rows(book)
+    ]
+    return "## Boards\n\n" + table(header, "lrrrrrl", rows)
 
 
 def _equations(book: Book) -> str:
@@ -100,6 +119,8 @@ def _finding(found: dict[str, Any]) -> str:
     if found["expected_saving"] is None:
         return words
     saving = Estimate.from_json(found["expected_saving"])
+    if not saving.known:
+        return f"{words} What it saves is not known: {escape(saving.why)}."
     return f"{words} Saves {quantity(saving)} ({escape(tables.label(saving))})."
 
 

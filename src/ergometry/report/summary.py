@@ -8,12 +8,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from ergometry.core import series
-from ergometry.core.domain import Domain
 from ergometry.core.estimate import Estimate, Provenance
 from ergometry.core.masking import mask_secrets
 from ergometry.core.notices import Notice
 from ergometry.core.run import Run
-from ergometry.core.trace import Trace
 from ergometry.report.findings import findings
 from ergometry.work.accounts import Accounts
 from ergometry.work.attribution import accounts
@@ -23,16 +21,14 @@ SCHEMA = "ergometry.run/1"
 _TWO_BATCH_SIZES = "needs gradients at two batch sizes: gradient accumulation, or more than one rank"
 
 
-def summary(run: Run, books: Accounts | None = None, traces: dict[Domain, Trace] | None = None) -> dict[str, Any]:
+def summary(run: Run, books: Accounts | None = None) -> dict[str, Any]:
     """Return the JSON summary of a run, in progress or ended: plain dicts, lists, strings and finite numbers.
 
     Args:
         run: a stored run.
         books: ``accounts(run)``, where they are at hand.
-        traces: ``run.traces()``, where they are at hand (they walk over every sample).
     """
-    traces = run.traces() if traces is None else traces
-    books = accounts(run, traces) if books is None else books
+    books = accounts(run) if books is None else books
     tree = {
         "schema": SCHEMA,
         "run": _identity(run),
@@ -41,13 +37,16 @@ def summary(run: Run, books: Accounts | None = None, traces: dict[Domain, Trace]
             "by_component": books.by_component,
             "by_phase": books.by_phase,
             "by_domain": books.by_domain,
+            "process": books.process,
+            "coverage": books.coverage.to_json(),
         },
         "work": books.work,
         "rates": books.rates,
         "loss": {**{name: loss.value for name, loss in books.loss.items()}, "unit": "loss"},
         "noise": _noise(),
         "equations": _equations(run, books),
-        "findings": [finding.to_json() for finding in findings(run, books, traces)],
+        "health": [{"board": board.name, **board.figures()} for board in books.boards],
+        "findings": [finding.to_json() for finding in findings(run, books)],
         "overhead": _overhead(run),
     }
     lost: list[str] = []

@@ -6,8 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from ergometry.core.estimate import Estimate, Provenance
+from ergometry.core.estimate import Estimate
 from ergometry.equations.catalogue import CATALOGUE
+from ergometry.report import sensors
 from ergometry.report.book import Book
 from ergometry.report.words import NO_BREAK, duration, grouped, listed, percent, quantity
 
@@ -96,6 +97,7 @@ def headline(book: Book) -> list[tuple[str, Estimate]]:
     rates, books = book.accounts.rates, book.accounts
     return [
         ("energy", books.total),
+        *([("of it, this process", books.process)] if books.process.known else []),
         ("mean power", books.power),
         ("energy per step", rates["j_per_step"]),
         ("energy per example", rates["j_per_example"]),
@@ -136,7 +138,7 @@ def label(estimate: Estimate) -> str:
 
 def story(book: Book) -> list[str]:
     """Return, in plain sentences, what the run cost and what that bought."""
-    sentences = (_cost(book), _bought(book), _went(book), _caveat(book))
+    sentences = (_cost(book), _bought(book), _went(book), sensors.caveat(book))
     return [sentence.replace(" %", f"{NO_BREAK}%") for sentence in sentences if sentence]
 
 
@@ -188,11 +190,3 @@ _PHASE_WORDS = {
     "evaluation": "evaluation",
     "other": "everything else, such as set-up",
 }
-
-
-def _caveat(book: Book) -> str:
-    spent = book.accounts.total
-    if spent.value is None or spent.provenance in (Provenance.MEASURED, Provenance.DERIVED):
-        return ""
-    error = f", and may be {percent(spent.stderr / spent.value)} off" if spent.stderr and spent.value else ""
-    return f"No sensor covers all of these joules: they are {spent.provenance}{error}."

@@ -14,9 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 from ergometry.core.estimate import Estimate
-from ergometry.report import tables
+from ergometry.report import sensors, tables
 from ergometry.report.book import Book
-from ergometry.report.words import UNKNOWN, duration, percent, quantity
+from ergometry.report.words import NO_BREAK, UNKNOWN, duration, percent, quantity
 
 _PROVENANCE_STYLE = {"measured": "green", "derived": "cyan", "modelled": "yellow", "assumed": "magenta"}
 _VERDICT_STYLE = {"exact": "green", "model": "cyan", "vacuous": "dim", "inconsistent": "yellow", "false": "red"}
@@ -52,7 +52,11 @@ def _parts(book: Book) -> list[Any]:
     summary = book.summary
     parts: list[Any] = [*_head(summary["run"]), "", _Story(" ".join(tables.story(book))), "", _headline(book)]
     if book.accounts.total.known:
-        parts.append(Text(f"Energy is {tables.label(book.accounts.total)}.", "dim"))
+        parts.append(
+            Text(
+                " ".join(filter(None, (f"Energy is {tables.label(book.accounts.total)}.", sensors.beyond(book)))), "dim"
+            )
+        )
     for by, title in (
         ("phase", "Energy by phase"),
         ("component", "Energy by component"),
@@ -60,6 +64,10 @@ def _parts(book: Book) -> list[Any]:
     ):
         if summary["energy"][f"by_{by}"]:
             parts += ["", _title(title), _energy(book, by)]
+    if book.accounts.total.known:
+        parts += ["", _title("What was measured"), _coverage(book)]
+    if book.accounts.boards:
+        parts += ["", _title("Boards"), _boards(book)]
     parts += ["", _title("Equations"), _equations(book), Text("erg equations ID explains one.", "dim")]
     if summary["findings"]:
         parts += ["", _title("Findings"), *(_finding(found) for found in summary["findings"])]
@@ -81,6 +89,8 @@ class _Story:
 def _brief_parts(book: Book) -> list[Any]:
     summary = book.summary
     parts: list[Any] = [_head(summary["run"])[0], _headline(book)]
+    told = " ".join(filter(None, (sensors.caveat(book), sensors.beyond(book))))
+    parts += [_Story(told.replace(" %", f"{NO_BREAK}%"))] if told else []
     if summary["energy"]["by_phase"] and book.accounts.total.known:
         parts += ["", _energy(book, "phase")]
     attention = [*map(_finding, summary["findings"]), *map(_warning, summary["warnings"])]
@@ -137,14 +147,38 @@ def _energy(book: Book, by: str) -> Table:
             cells += [percent(share) if row.share is not None else UNKNOWN, Text(bar, "blue")]
         if by == "phase":
             cells.append(duration(row.seconds) if row.seconds is not None else UNKNOWN)
-        table.add_row(*cells, _note(row.energy))
+        table.add_row(*cells, _note(row.energy, why=by == "domain"))
     return table
 
 
-def _note(estimate: Estimate) -> Text:
+def _coverage(book: Book) -> Table:
+    table = _table(("part", "left"), ("energy", "right"), ("", "left"), ("", "left"))
+    for part in sensors.coverage_rows(book):
+        how = Text(part.how, _PROVENANCE_STYLE.get(part.how, "dim"))
+        table.add_row(part.part, quantity(part.energy), how, Text(part.why, "dim"))
+    return table
+
+
+def _boards(book: Book) -> Table:
+    table = _table(
+        ("", "left"),
+        ("mean/max", "right"),
+        ("clock/top", "right"),
+        ("busy", "right"),
+        ("limit", "right"),
+        ("PCIe in/out", "right"),
+        ("held down by", "left"),
+    )
+    for row in sensors.board_rows(book):
+        table.add_row(row.name, row.temperature, row.clock, row.used, row.limit, row.traffic, row.held)
+    return table
+
+
+def _note(estimate: Estimate, *, why: bool = False) -> Text:
     if not estimate.known:
         return Text(estimate.why, "dim")
-    return Text(str(estimate.provenance), _PROVENANCE_STYLE[estimate.provenance])
+    note = Text(str(estimate.provenance), _PROVENANCE_STYLE[estimate.provenance])
+    return note.append(f"; {estimate.why}", "dim") if why and estimate.why else note
 
 
 def _equations(book: Book) -> Table:
@@ -163,8 +197,10 @@ def _equations(book: Book) -> Table:
 def _finding(found: dict[str, Any]) -> Padding:
     words = Text(f"• {found['text']}", "bold").append(f": {found['evidence']}. ", "not bold")
     words.append(f"Remedy: {found['remedy']}.", "not bold")
-    if found["expected_saving"]:
-        saving = Estimate.from_json(found["expected_saving"])
+    saving = Estimate.from_json(found["expected_saving"]) if found["expected_saving"] else None
+    if saving is not None and not saving.known:
+        words.append(f" What it saves is not known: {saving.why}.", "not bold dim")
+    elif saving is not None:
         words.append(f" Saves {quantity(saving)} ({tables.label(saving)}).", "not bold green")
     return Padding(words, (0, 0, 0, 0))
 

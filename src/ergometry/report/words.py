@@ -14,6 +14,10 @@ _PREFIXES = {"f": -15, "p": -12, "n": -9, "µ": -6, "m": -3, "": 0, "k": 3, "M":
 #: Units that are counted, so that a reader expects ``6 400 examples``.
 _COUNTED = ("step", "example", "token", "parameter")
 
+#: What a reader calls units that take other names in the summary; those of the first kind take no SI prefix.
+_UNPREFIXED = {"degC": "°C"}
+_NAMED = {"byte": "B", "byte/s": "B/s"}
+
 #: An error this small beside its value is the rounding of floats, not something known.
 _NO_ERROR = 1e-9
 
@@ -45,7 +49,9 @@ def show(estimate: Estimate, like: Estimate | None = None) -> Shown:
     if unit in _COUNTED:
         plural = unit if value == 1 else unit + "s"
         return Shown(f"{value:.4g}", f"{stderr:.2g}", plural) if has_error else Shown(grouped(value), "", plural)
-    exponent, shown = _scale(_anchor(like or estimate), "B" if unit == "byte" else unit)
+    exponent, shown = (
+        (0, _UNPREFIXED[unit]) if unit in _UNPREFIXED else _scale(_anchor(like or estimate), _NAMED.get(unit, unit))
+    )
     value, error = value * 10.0**-exponent, (stderr or 0.0) * 10.0**-exponent
     if not has_error:
         return Shown(f"{value:.4g}", "", shown)

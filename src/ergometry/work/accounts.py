@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ergometry.core.estimate import Estimate
+from ergometry.work.coverage import Coverage
+from ergometry.work.health import Board
+from ergometry.work.meters import Metering
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,10 @@ class Accounts:
         work: steps, examples, tokens, parameters, flops, bytes, communication_bytes, peak_memory_bytes.
         rates: step_s, power_w, flop_per_s, mfu, j_per_step, j_per_example, j_per_flop.
         loss: first, last, best (loss units).
+        process: J of the total that this process tree caused, modelled; the rest is others' and the idle machine's.
+        coverage: what of the total was measured, and what of the node it leaves out.
+        boards: the state of each accelerator over the run.
+        metered: the readings that make up the total.
     """
 
     total: Estimate
@@ -33,3 +40,7 @@ class Accounts:
     work: Mapping[str, Estimate]
     rates: Mapping[str, Estimate]
     loss: Mapping[str, Estimate]
+    process: Estimate
+    coverage: Coverage
+    boards: tuple[Board, ...]
+    metered: Metering

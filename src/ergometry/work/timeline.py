@@ -102,10 +102,15 @@ class Timeline:
     def fractions(self, edges_s: npt.ArrayLike) -> Array:
         """Return, for each interval between ``edges_s`` (m,), the fraction of it in each phase, (m-1, 6)."""
         at = np.asarray(edges_s, dtype=np.float64)
-        found = np.empty((len(at) - 1, len(series.PHASES)))
+        return np.asarray(np.diff(self.seconds_until(at), axis=0) / np.diff(at)[:, None])
+
+    def seconds_until(self, at_s: npt.ArrayLike) -> Array:
+        """Return the seconds of each phase from the run's beginning to each of the times (m,), (m, 6)."""
+        at = np.asarray(at_s, dtype=np.float64)
+        found = np.empty((len(at), len(series.PHASES)))
         for phase in range(len(series.PHASES)):
             until = np.concatenate(([0.0], np.cumsum(self.seconds * self.shares[:, phase])))
-            found[:, phase] = np.diff(np.interp(at, self.edges_s, until)) / np.diff(at)
+            found[:, phase] = np.interp(at, self.edges_s, until)
         return found
 
     def blocks(self) -> Codes:

@@ -76,13 +76,6 @@ def test_a_step_whose_loss_row_is_missing_counts_as_one_without_loss():
     assert "20 of its 50 steps" in found.why
 
 
-def test_the_last_loss_row_of_a_step_is_the_whole():
-    run = run_with(2.5)
-    rows = np.vstack((np.array([[0.0, 0.0, 99.0]]), run.tables["losses"].rows))
-    tables = {**run.tables, "losses": Table(series.LOSSES.columns, rows)}
-    assert read_information(replace(run, tables=tables)).value == read_information(run).value
-
-
 def test_several_backward_calls_are_named():
     assert "backward calls" in read_information(run_with(2.5, backwards=4.0)).why
     assert "backward calls" not in read_information(run_with(2.5)).why

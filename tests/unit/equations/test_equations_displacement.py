@@ -113,11 +113,6 @@ def test_without_one_rate_only_what_needs_none_is_known(table, why):
     assert found.ito.value == pytest.approx(1.2) and found.path.known and found.alignment.known
 
 
-def test_a_second_optimizers_row_holds_the_sum_of_its_step():
-    table = ledger([0, 0, 1, 1, 2, 3], [1.0, 4.0] * 2 + [4.0] * 2, [0.04] * 6, [0.1, 0.3] * 2 + [0.3] * 2)
-    assert read_gradient_work(run_with(table)).ito.value == pytest.approx(1.2)
-
-
 def test_sampled_steps_stand_for_those_nearest_to_them():
     sampling = sample_steps(np.array([0.0, 10.0, 12.0]), np.arange(20.0))
     assert sampling.weights.tolist() == [6.0, 6.0, 8.0] and sampling.steps == 20

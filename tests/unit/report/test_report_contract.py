@@ -23,9 +23,12 @@ EQUATIONS = [f"{chapter}.{i}" for chapter, last in enumerate(PER_CHAPTER, 1) for
 VERDICTS = {"exact", "model", "vacuous", "inconsistent", "false"}
 Q = {"value", "stderr", "unit", "provenance", "method", "why"}
 KEYS = {
-    "": {"schema", "run", "energy", "work", "rates", "loss", "noise", "equations", "findings", "overhead", "warnings"},
+    "": {
+        *("schema", "run", "energy", "work", "rates", "loss", "noise", "health", "equations", "findings", "overhead"),
+        "warnings",
+    },
     "run": {"id", "command", "started", "duration_s", "status", "host", "ranks", "python", "torch", "devices"},
-    "energy": {"total", "by_component", "by_phase", "by_domain"},
+    "energy": {"total", "by_component", "by_phase", "by_domain", "process", "coverage"},
     "work": {
         *("steps", "examples", "tokens", "parameters", "flops", "bytes", "communication_bytes", "peak_memory_bytes"),
     },
@@ -73,6 +76,12 @@ def check(document: dict[str, Any]) -> None:
         for name, q in energy[by].items():
             check_quantity(q, f"energy.{by}.{name}")
             assert q["unit"] == "J"
+    check_quantity(energy["process"], "energy.process")
+    check_coverage(energy["coverage"], energy["total"])
+    for board in document["health"]:
+        assert board["board"].startswith("gpu")
+        for key in board.keys() - {"board"}:
+            check_quantity(board[key], f"health.{key}")
     for name in ("work", "rates", "noise"):
         for key, q in document[name].items():
             check_quantity(q, f"{name}.{key}")
@@ -80,6 +89,31 @@ def check(document: dict[str, Any]) -> None:
     check_quantity(document["overhead"]["fraction"], "overhead.fraction")
     check_words(document)
     check_equations(document["equations"])
+
+
+def check_coverage(coverage: dict[str, Any], total: dict[str, Any]) -> None:
+    """Hold what is said of the sensors to the contract."""
+    check_quantity(coverage["measured"], "energy.coverage.measured")
+    check_quantity(coverage["wall"], "energy.coverage.wall")
+    assert all(isinstance(note, str) and note for note in coverage["notes"])
+    parts = coverage["parts"]
+    assert [part["part"] for part in parts] == ["processors", "memory", "accelerators", "rest of the node"]
+    for part in parts:
+        assert set(part) == {"part", "how", "included", "domains", "energy", "why"}
+        assert part["how"] in ("measured", "modelled", "absent")
+        assert part["why"]
+        if part["how"] == "absent":
+            assert part["energy"] is None
+            assert not part["included"]
+        if part["energy"] is not None:
+            check_quantity(part["energy"], part["part"])
+    included = [part["energy"]["value"] for part in parts if part["included"] and part["energy"] is not None]
+    if total["value"] is None:
+        assert included == []
+        assert coverage["measured"]["value"] is None
+    else:
+        assert math.fsum(included) == pytest.approx(total["value"], rel=1e-9, abs=1e-9)
+        assert coverage["measured"]["value"] is None or 0 <= coverage["measured"]["value"] <= 1
 
 
 def check_words(document: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from ergometry.core import series
+from ergometry.core.domain import Domain, assert_disjoint
 from ergometry.core.run import Run, SampleTable, Table
 from ergometry.work import Accounts, accounts
 from support.synthetic import PACKAGE
@@ -123,3 +124,77 @@ def test_at_constant_power_joules_are_seconds(layout):
     books = accounts(run)
     for phase in series.PHASES:
         assert books.by_phase[phase].value == pytest.approx(20.0 * books.seconds_by_phase[phase].value, abs=1e-6)
+
+
+PATHS = (
+    *("node0", "node0/psys", "node0/psys/package0", "node0/psys/package0/core", "node0/psys/dram0", "node0/gpu0"),
+    *("node0/gpu0/memory", "node0/gpu1", "node0/package0", "node0/cpu", "node0/dram", "node0/module0"),
+    *("node0/module0/gpu2", "node0/sysio"),
+)
+readings = st.tuples(
+    st.lists(st.floats(1.0, 400.0), min_size=3, max_size=20),
+    st.sampled_from([1.0, 1.0, 1.0, 0.95, 0.5]),  # of the run: from then on it was not read
+    st.booleans(),  # measured or modelled
+    st.lists(st.booleans(), min_size=20, max_size=20),  # whether a sample failed
+)
+topologies = st.dictionaries(st.sampled_from(PATHS), readings, min_size=1, max_size=8)
+
+
+def machine(layout: list, topology: dict) -> Run:
+    """Return a run whose domains read whatever they read, be it more inside than outside."""
+    run = build(layout, [])
+    samples = []
+    for path, (curve, read, measured, failed) in topology.items():
+        at = np.linspace(0.0, read * run.duration_s, len(curve))
+        values = np.array(curve)
+        values[1:-1][np.array(failed[2 : len(curve)])] = np.nan
+        signal = replace(
+            SIGNAL,
+            domain=path,
+            quantity="power_w",
+            provenance="measured" if measured else "modelled",
+            device="cuda:0" if "gpu" in path else "",
+            static_w=None,
+        )
+        samples.append(SampleTable(path, (signal,), Table(("t_s", "c0"), np.column_stack((at, values)))))
+    return replace(run, samples=tuple(samples))
+
+
+@given(layouts, topologies)
+def test_on_any_machine_nothing_counts_twice_and_every_sum_closes(layout, topology):
+    run = machine(layout, topology)
+    books = accounts(run)
+    whole = books.total.value
+    chosen = books.metered.cover()
+    assert_disjoint(chosen)
+    near = pytest.approx(whole, rel=1e-9, abs=1e-9)
+    assert math.fsum(trace.energy(0.0, run.duration_s).value for trace in chosen.values()) == near
+    assert math.fsum(part.value for part in books.by_phase.values()) == near
+    assert math.fsum(part.value for part in books.by_component.values() if part.known) == near
+    parts = [part.energy.value for part in books.coverage.parts if part.included and part.energy.known]
+    assert math.fsum(parts) == near
+    assert 0 <= books.coverage.measured.value <= 1
+    # What was read is in the total, unless something outside of it is, or it was refused for what lies inside it.
+    for path in topology:
+        domain = Domain(path)
+        assert domain in books.metered.refused or any(outer.contains(domain) for outer in chosen)
+
+
+@given(layouts, topologies)
+def test_the_parts_that_are_split_sum_to_what_they_are_parts_of(layout, topology):
+    run = machine(layout, topology)
+    for meter in accounts(run).metered.meters:
+        whole = meter.trace.energy(0.0, run.duration_s).value
+        leaves = [trace.energy(0.0, run.duration_s).value for _, trace in meter.leaves()]
+        assert math.fsum(leaves) == pytest.approx(whole, rel=1e-9, abs=1e-9)
+        assert all(joules >= -1e-9 * whole for joules in leaves)
+
+
+@given(layouts, topologies, st.randoms())
+def test_the_order_in_which_sources_were_opened_changes_no_joule(layout, topology, random):
+    shuffled = list(topology.items())
+    random.shuffle(shuffled)
+    one, other = (accounts(machine(layout, dict(items))) for items in (topology.items(), shuffled))
+    assert one.total.value == pytest.approx(other.total.value, rel=1e-12)
+    for phase in series.PHASES:
+        assert one.by_phase[phase].value == pytest.approx(other.by_phase[phase].value, rel=1e-9, abs=1e-9)

@@ -1,60 +1,21 @@
-"""Findings: what the numbers of a run mean for whoever pays for it, the costliest first. Pure rules, real evidence."""
+"""What the steps, the losses and the evaluations of a run have to say."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ergometry.core import series
-from ergometry.core.domain import Domain, cover
 from ergometry.core.estimate import Estimate, Provenance, total
 from ergometry.core.run import Run
-from ergometry.core.trace import Trace
+from ergometry.report.findings.finding import Finding
 from ergometry.report.words import duration, percent, quantity
 from ergometry.work.accounts import Accounts
 
 Array = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One thing worth knowing: what, how it is known, what to do, and what that would save at most.
-
-    ``stake_j`` is the energy it concerns, in joules: what findings are ordered by.
-    """
-
-    code: str
-    text: str
-    evidence: str
-    remedy: str
-    expected_saving: Estimate | None
-    stake_j: float
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the entry of the summary's ``findings``."""
-        return {
-            "code": self.code,
-            "text": self.text,
-            "evidence": self.evidence,
-            "remedy": self.remedy,
-            "expected_saving": self.expected_saving,
-        }
-
-
-Rule = Callable[[Run, Accounts, dict[Domain, Trace]], Finding | None]
-
-
-def findings(run: Run, books: Accounts, traces: dict[Domain, Trace]) -> list[Finding]:
-    """Return what the run has to say, the costliest first."""
-    found = (rule(run, books, traces) for rule in (data_waiting, evaluation_share, loss_plateau))
-    return sorted((f for f in found if f is not None), key=lambda f: -f.stake_j)
-
-
-def data_waiting(run: Run, books: Accounts, _traces: dict[Domain, Trace]) -> Finding | None:
+def data_waiting(run: Run, books: Accounts) -> Finding | None:
     """Find that training waits for its data more than a tenth of the time spent in steps."""
     steps = run.table(series.STEPS)
     training_s = float((steps["t1_s"] - steps["t0_s"]).sum())
@@ -78,7 +39,7 @@ def data_waiting(run: Run, books: Accounts, _traces: dict[Domain, Trace]) -> Fin
     )
 
 
-def evaluation_share(run: Run, books: Accounts, _traces: dict[Domain, Trace]) -> Finding | None:
+def evaluation_share(run: Run, books: Accounts) -> Finding | None:
     """Find that evaluation takes more than three tenths of the energy."""
     spent, whole = books.by_phase["evaluation"], books.total
     if not spent.value or not whole.value or spent.value <= 0.3 * whole.value:
@@ -96,7 +57,7 @@ def evaluation_share(run: Run, books: Accounts, _traces: dict[Domain, Trace]) ->
     )
 
 
-def loss_plateau(run: Run, books: Accounts, traces: dict[Domain, Trace]) -> Finding | None:
+def loss_plateau(run: Run, books: Accounts) -> Finding | None:
     """Find that the last part of the energy hardly lowered the loss any more.
 
     The losses are cut into twenty stretches of equal length. The plateau begins at the first one whose mean is
@@ -106,7 +67,7 @@ def loss_plateau(run: Run, books: Accounts, traces: dict[Domain, Trace]) -> Find
     table = run.table(series.LOSSES)
     good = np.isfinite(table["loss"]) & np.isfinite(table["t_s"])
     at_s, losses = table["t_s"][good], table["loss"][good]
-    if len(losses) < 200 or not books.total.value or not traces:
+    if len(losses) < 200 or not books.total.value:
         return None
     parts = np.array_split(np.arange(len(losses)), 20)
     means = np.array([losses[part].mean() for part in parts])
@@ -118,7 +79,7 @@ def loss_plateau(run: Run, books: Accounts, traces: dict[Domain, Trace]) -> Find
     if fall <= 0 or first >= len(parts) - 1 or 2 * np.hypot(errors[first], errors[-1]) > 0.02 * fall:
         return None
     since_s = float(at_s[parts[first][-1]])
-    after = total(trace.energy(since_s, run.duration_s) for trace in cover(traces).values())
+    after = total(trace.energy(since_s, run.duration_s) for trace in books.metered.cover().values())
     if not after.value or after.value < 0.3 * books.total.value:
         return None
     share, bought = percent(after.value / books.total.value), percent(max(float(means[first] - means[-1]) / fall, 0.0))

@@ -1,0 +1,32 @@
+"""Findings: what the numbers of a run mean for whoever pays for it, the costliest first. Pure rules, real evidence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ergometry.core.run import Run
+from ergometry.report.findings import boards, training
+from ergometry.report.findings.finding import Finding
+from ergometry.work.accounts import Accounts
+
+__all__ = ["RULES", "Finding", "findings"]
+
+Rule = Callable[[Run, Accounts], Finding | None]
+
+RULES: tuple[Rule, ...] = (
+    training.data_waiting,
+    training.evaluation_share,
+    training.loss_plateau,
+    boards.heat,
+    boards.power_brake,
+    boards.power_cap,
+    boards.other_limit,
+    boards.little_used,
+    boards.hot,
+)
+
+
+def findings(run: Run, books: Accounts) -> list[Finding]:
+    """Return what the run has to say, the costliest first."""
+    found = (rule(run, books) for rule in RULES)
+    return sorted((f for f in found if f is not None), key=lambda f: -f.stake_j)
