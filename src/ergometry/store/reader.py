@@ -127,7 +127,7 @@ def _read_kinds(connection: sqlite3.Connection, damage: list[str]) -> dict[int, 
         ):
             try:
                 named = tuple(str(column) for column in json.loads(columns))
-                meters = tuple(Signal(**signal) for signal in json.loads(signals or "[]"))
+                meters = tuple(Signal.from_json(signal) for signal in json.loads(signals or "[]"))
                 if not named or (source is not None and len(named) != 1 + len(meters)):
                     raise ValueError(name)
                 kinds[int(kind_id)] = _Kind(str(name), named, meters, source, int(n))
