@@ -18,8 +18,10 @@ from ergometry.store.folders import create_run_folder, default_store, new_run_id
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from ergometry.core.domain import Domain
     from ergometry.core.estimate import Estimate
     from ergometry.core.run import Run
+    from ergometry.core.trace import Trace
 
 
 def measure(name: str = "window") -> Window:
@@ -81,14 +83,17 @@ class Window:
 
     @property
     def by_domain(self) -> dict[str, Estimate]:
-        """Energy of each domain that covers the machine, J; they do not overlap."""
+        """Energy of each domain that covers the machine, J; they do not overlap.
+
+        The first window may be over before a source that is read once a second was read twice: that is waited for.
+        """
         if self._by_domain is None:
             if not self.duration_s >= 0:
                 raise UsageError(
                     expected="a window that has ended", got="one that has not", remedy="ask after the with block"
                 )
-            cover = _stored(self._client).cover() if self._client is not None else {}
-            self._by_domain = {str(d): trace.energy(self.t0_s, self.t1_s) for d, trace in cover.items()}
+            found = _covered(self._client) if self._client is not None else {}
+            self._by_domain = {str(d): self._of(d, trace) for d, trace in found.items()}
         return self._by_domain
 
     @property
@@ -100,6 +105,13 @@ class Window:
             unsampled = "no power source was sampled twice; see the run's warnings"
             return Estimate.unknown("J", unsampled if self._client is not None else "ERGOMETRY_DISABLE=1")
         return total(self.by_domain.values())
+
+    def _of(self, domain: Domain, trace: Trace | None) -> Estimate:
+        from ergometry.core.estimate import Estimate
+
+        if trace is None:
+            return Estimate.unknown("J", f"{domain} was not read twice yet: ask again a second later")
+        return trace.energy(self.t0_s, self.t1_s)
 
     @property
     def power(self) -> Estimate:
@@ -262,6 +274,27 @@ def _start_ephemeral() -> RecorderClient:
     client = RecorderClient.start(folder, ephemeral=True)
     client.meta(**run_labels(folder.name, sys.argv, 1.0))
     return client
+
+
+_SECOND_READING_S = 1.5
+"""Sources that are read once a second have two readings by then. Without the second one their joules would be left
+out of the sum in silence."""
+
+
+def _covered(client: RecorderClient) -> dict[Domain, Trace | None]:
+    """Return the traces that cover the machine; None for a domain that was not read twice, though waited for."""
+    from ergometry.core.domain import Domain, cover
+
+    until_s = time.monotonic() + _SECOND_READING_S
+    while True:
+        run = _stored(client)
+        once = [s for samples in run.samples if len(samples.table.rows) < 2 for s in samples.signals]
+        if not once or client.finished or time.monotonic() > until_s:
+            break
+        time.sleep(0.1)
+        client.sample()
+    unread: dict[Domain, Trace | None] = {Domain(signal.domain): None for signal in once}
+    return cover({**unread, **run.traces()})
 
 
 def _stored(client: RecorderClient) -> Run:

@@ -89,6 +89,23 @@ def test_the_stored_joules_are_the_boards(runner, library):
     assert np.all(health["clock_hz"] == 1.2e9)
 
 
+def test_a_first_window_shorter_than_the_time_between_two_readings_has_the_boards_joules(runner, library):
+    # A board that is not known to bear more is read once a second: this window is long over before the second reading.
+    slow = FakeBoard(name="NVIDIA GeForce RTX 4090", uuid="GPU-0", architecture=8, idle_w=400.0, load_w=400.0)
+    library.set(slow)
+    lines = (
+        "import ergometry as erg, time",
+        "with erg.measure() as window: time.sleep(0.02)",
+        "board = window.by_domain['node0/gpu0']",
+        "print(board.value / window.duration_s, board.stderr / window.duration_s, window.energy.known)",
+    )
+    done = runner.plain("-c", "\n".join(lines), env=library.environment)
+    assert done.status == 0, done.err
+    watts, stderr_w, known = done.text.split()
+    assert (float(watts), known) == (pytest.approx(400.0, rel=0.1), "True")
+    assert 0.0 < float(stderr_w) < 400.0
+
+
 def test_a_board_that_is_lost_is_a_gap_and_the_training_goes_on(runner, library):
     lost = replace(BOARDS[1], lost_from_s=1e-9, lost_until_s=math.inf)
     run = train(runner, library, lambda: library.set(BOARDS[0], lost, BOARDS[2]))

@@ -15,9 +15,12 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     ),
     "sensor.unreadable": (
         "a power source is present but unreadable: {detail}",
-        "give read permission to the file named, for instance with a udev rule, then run again",
+        "until that is done its joules are modelled or missing",
     ),
-    "sensor.failed": ("a sensor failed while the run went on: {detail}", "its gap is bridged with a wide error"),
+    "sensor.failed": (
+        "a sensor failed while the run went on: {detail}",
+        "its gap is bridged with a wide error; erg doctor tries each source by itself",
+    ),
     "sensor.hung": (
         "a sensor did not answer: {detail}",
         "training was not held up, and the gap is bridged with a wide error; erg doctor tries each source by itself",

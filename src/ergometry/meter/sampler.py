@@ -104,7 +104,7 @@ class Sampler:
 
     def finish(self) -> None:
         """Take the last readings, and say what is failing; waits up to :data:`LAST_S` for slow sources."""
-        self._ask(regular=True)
+        self._ask(regular=True, last=True)
         until_s = self._clocks.now() + LAST_S
         for source in self._sources:
             source.take(until_s)
@@ -121,14 +121,14 @@ class Sampler:
             source.take(until_s)
         return self._opening is None and not any(source.busy for source in self._sources)
 
-    def _ask(self, *, regular: bool) -> None:
+    def _ask(self, *, regular: bool, last: bool = False) -> None:
         self.collect()
         suspended_s = self._clocks.suspended_s()
         if suspended_s - self._suspended_s > SUSPENDED_S:
             self._writer.notice("machine.suspended", f"for {suspended_s - self._suspended_s:.0f} s", self._clocks.now())
         self._suspended_s = suspended_s
         for source in self._sources:
-            source.ask(self._clocks.now(), suspended_s, regular=regular)
+            source.ask(self._clocks.now(), suspended_s, regular=regular, last=last)
 
     def _take_opened(self, wait_s: float) -> None:
         if self._opening is None or self._gave_up:

@@ -181,13 +181,15 @@ class Source:
         """Say whether something asked of the sensor has not been answered."""
         return bool(self._under_way)
 
-    def ask(self, t_s: float, suspended_s: float, *, regular: bool) -> None:
+    def ask(self, t_s: float, suspended_s: float, *, regular: bool, last: bool = False) -> None:
         """Have the sensor read, unless that was a moment ago, or it has not come back from an earlier call.
 
         Args:
             t_s: run time.
             suspended_s: for how long the machine has been suspended so far.
             regular: whether the sample is one of the schedule, not one asked for at the edge of a window.
+            last: whether none will follow: it is then taken however soon it comes, as the joules since the one before
+                would be guessed.
         """
         if t_s - min(self._under_way.values(), default=t_s) > HUNG_S:
             self._hang(t_s)
@@ -204,7 +206,7 @@ class Source:
             self._sensor = None
         elif self._sensor is None:
             self._gap(t_s, regular)
-        elif t_s - self._asked_s >= _EARLY * self._sensor.min_period_s:
+        elif last or t_s - self._asked_s >= _EARLY * self._sensor.min_period_s:
             self._regular, self._asked_s, self._suspended_s = regular, t_s, suspended_s
             self._start(Reading, t_s, partial(_read, self._sensor, len(self._missed), self._clocks))
             if regular and t_s - self._health_s >= _EARLY * HEALTH_S and Health not in self._under_way:

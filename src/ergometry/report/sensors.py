@@ -40,8 +40,12 @@ def _provenance_words(book: Book, measured: float) -> str:
         words = f"No sensor measured these joules: they are modelled, for the {listed(modelled)}{alone}"
         return words + (f", and {error}." if error else ".")
     if modelled:
-        whole = f"{percent(measured)} of these joules were measured, by the sensors of the {listed(read)}; those of the"
-        words = f"{whole} {listed(modelled)} are modelled" + (f", and the sum {error}" if error else "")
+        whole = f"{percent(measured)} of these joules were measured, by the sensors of the {listed(read)}; those of"
+        # Of two packages one may be read and the other modelled. What is modelled whole comes first: "the" is of it.
+        partly = [f"other {part}" for part in modelled if part in read]
+        wholly = [part for part in modelled if part not in read]
+        rest = f"{'the ' if wholly else ''}{listed([*wholly, *partly])}"
+        words = f"{whole} {rest} are modelled" + (f", and the sum {error}" if error else "")
     elif measured < 1:
         share = percent(measured) if measured < _NEARLY else f"All but {percent(1 - measured)}"
         words = f"{share} of these joules were measured" + (f", and the sum {error}" if error else "")

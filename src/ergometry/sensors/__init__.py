@@ -5,9 +5,10 @@ A source's file has ``open_<name>(machine)``, which looks for it and says what i
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable
 
-from ergometry.core.ports import Availability, Machine, Opener, OpenSource
+from ergometry.core.ports import Availability, Machine, Opener, OpenSource, Sensor
 from ergometry.sensors import gains, part, tree
 from ergometry.sensors.amdsmi import open_amdsmi
 from ergometry.sensors.cpu_model import open_cpu_model, open_package_models
@@ -42,6 +43,12 @@ MODELS: dict[str, tuple[Opener, frozenset[str]]] = {
 }
 """Models, each with the kinds of domain that make it needless. Where some of them exist but cannot be read, it stands
 for those (:mod:`ergometry.sensors.part`)."""
+
+VENDORS = frozenset({"nvml", "amdsmi", "ipmi", "powermetrics"})
+"""Sources behind a driver or a program that may hang, and would keep the others from being read."""
+
+PATIENCE_S = 20.0
+"""They have this long to open. Boards whose driver must first be loaded take seconds each."""
 
 NAMED: dict[str, Opener] = {"simulated": open_simulated, "replay": open_replay}
 
@@ -87,11 +94,25 @@ def open_sensors(machine: Machine | None = None) -> tuple[list[OpenSource], list
 
 
 def open_one(name: str, opener: Opener, machine: Machine) -> tuple[OpenSource | None, Availability]:
-    """Open one source, whatever its vendor's library throws."""
-    try:
-        sensor, availability = opener(machine)
-    except Exception as error:  # the run goes on without it
-        return None, Availability(name, False, f"failed to open: {error!r}", "report this")
+    """Open one source, whatever its vendor's library throws, and however long its driver hangs."""
+    found: list[tuple[Sensor | None, Availability]] = []
+
+    def look() -> None:
+        try:
+            found.append(opener(machine))
+        except Exception as error:  # the run goes on without it
+            found.append((None, Availability(name, False, f"failed to open: {error!r}", "report this")))
+
+    if name in VENDORS:
+        thread = threading.Thread(target=look, name=f"open {name}", daemon=True)
+        thread.start()
+        thread.join(PATIENCE_S)
+    else:
+        look()
+    if not found:
+        why = f"no answer within {PATIENCE_S:.0f} s"
+        return None, Availability(name, False, why, "its driver hangs: the kernel's log (dmesg) may say why")
+    sensor, availability = found[0]
     return None if sensor is None else OpenSource(sensor, tuple(sensor.signals), opener), availability
 
 

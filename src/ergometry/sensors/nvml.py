@@ -95,6 +95,7 @@ class Nvml:
             binding.nvmlInit()
             self._started = True
             boards = visible_boards(binding, visible)
+            present = int(binding.nvmlDeviceGetCount())
         except binding.NVMLError as error:
             self.close()
             remedy = _REMEDIES.get(getattr(error, "value", 0), _REMEDY)
@@ -102,8 +103,11 @@ class Nvml:
         kinds = [kind for board in boards if (kind := self._open(board)) is not None]
         if not self._boards:
             self.close()
-            hidden = "none" if visible is None else f"none, with CUDA_VISIBLE_DEVICES={visible!r}"
-            raise SensorError(expected="a visible NVIDIA board", got="; ".join(self.lost) or hidden, remedy=_REMEDY)
+            why, remedy = "; ".join(self.lost), _REMEDY
+            if not why and visible is not None and present:
+                why = f"CUDA_VISIBLE_DEVICES={visible!r} hides all of this machine's {present}"
+                remedy = "to use and measure them, unset it or name them in it"
+            raise SensorError(expected="a visible NVIDIA board", got=why or "none", remedy=remedy)
         self.min_period_s = QUICK_PERIOD_S if all(kind.quick for kind in kinds) else CAREFUL_PERIOD_S
         self.names = tuple(board.name for board in self._boards)
         self.signals = tuple(meter.signal for board in self._boards for meter in board.meters)

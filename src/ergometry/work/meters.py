@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
@@ -19,7 +20,10 @@ Traces = Mapping[Domain, Trace]
 
 MOST_READ = 0.9
 """A reading of less than this of its own joules, the rest bridged, gives way to the readings inside it where those
-are better, and is called modelled where there are none."""
+are better, and is called modelled where there are none. Not that of a board or a package: a board's memory and a
+package's cores are a part of it, and what they leave out would be lost without a word."""
+
+_ONE_THING = re.compile(r"/(gpu|package|cpu|dram)[^/]*$")
 
 _SURE = 3.0
 """Standard errors by which a domain must fall short of what lies inside it before its reading is refused."""
@@ -68,7 +72,8 @@ def metering(traces: Traces, duration_s: float) -> Metering:
     """Return the best cover of what was read that counts nothing twice: the outermost readings that can be trusted.
 
     An outer reading gives way to those inside it where it was read for less than :data:`MOST_READ` of its joules and
-    they for more, or where it is less than their sum by more than the errors allow.
+    they for more, unless it is of one board or package; or where it is less than their sum by more than the errors
+    allow.
 
     Args:
         traces: every domain's.
@@ -133,7 +138,7 @@ def _refusal(domain: Domain, trace: Trace, within: Traces, duration_s: float) ->
     """Return why a reading does not stand for those inside it; nothing where it does."""
     if not within:
         return ""
-    share = read_share(trace, duration_s)
+    share = 1.0 if _ONE_THING.search(domain.path) else read_share(trace, duration_s)
     if share < min(MOST_READ, *(read_share(inner, duration_s) for inner in within.values())):
         return f"{domain} was read for {share:.0%} of its joules only: what lies inside it counts".replace("%", " %")
     if _falls_short(trace, within.values(), duration_s):

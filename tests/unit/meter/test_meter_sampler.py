@@ -185,10 +185,11 @@ def test_a_source_is_not_read_before_its_time_and_no_row_stands_for_it(world: Wo
     assert column(run, "quick", "t_s") == pytest.approx([0, 0.3, 0.6, 1.004, 1.99, 2.5, 3.0])
 
 
-def test_a_long_period_is_kept_between_regular_samples(world: World) -> None:
+def test_a_long_period_is_kept_between_regular_samples_but_for_the_last(world: World) -> None:
     world.use(Fake("bmc", min_period_s=5.0))
     world.sample_at(*range(13))
-    assert column(world.run(), "bmc", "t_s") == [0, 5, 10]
+    world.clock.advance(0.5)
+    assert column(world.run(), "bmc", "t_s") == [0, 5, 10, 12.5]
 
 
 def test_a_reading_is_dated_at_the_middle_of_the_call(world: World) -> None:

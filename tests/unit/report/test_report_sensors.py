@@ -46,6 +46,14 @@ def test_a_mixture_says_what_was_measured_and_how_much_of_the_joules_that_is():
     assert measured == pytest.approx(0.78, abs=0.005)
 
 
+def test_a_processor_that_is_modelled_beside_one_that_is_read_is_another_one():
+    other = replace(MODELLED, domain="node0/package1")
+    run = with_source(with_source(bare(), "rapl", {PACKAGE: 90.0}), "cpu_model", {other: 10.0})
+    assert "by the sensors of the processors; those of other processors are modelled, and the sum" in told(run)
+    run = with_source(run, "memory_model", {MEMORY_MODEL: 8.0})
+    assert "by the sensors of the processors; those of the memory and other processors are modelled" in told(run)
+
+
 def test_a_gap_says_how_much_of_the_joules_and_how_long():
     run = with_source(bare(), "nvml", {POWER: 200.0}, failed_s=[(2.0, 5.0)])
     words = told(run)

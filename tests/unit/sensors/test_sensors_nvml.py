@@ -63,7 +63,7 @@ def test_hidden_boards_are_not_read():
 @pytest.mark.parametrize("visible", ["", "-1", "none", "12"])
 def test_no_visible_board_is_an_absence_that_names_the_variable(visible):
     binding = FakeBinding(*map(counting, range(12)))
-    with pytest.raises(SensorError, match="CUDA_VISIBLE_DEVICES"):
+    with pytest.raises(SensorError, match=f"CUDA_VISIBLE_DEVICES='{visible}' hides all of this machine's 12"):
         Nvml(binding, visible)
     assert binding.started == 0
     assert binding.asked("GetTotalEnergyConsumption") == 0

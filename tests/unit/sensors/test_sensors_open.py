@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -213,3 +214,16 @@ def test_importing_the_sensors_brings_in_the_standard_library_only():
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.split() == ["ergometry"]
+
+
+def test_a_driver_that_hangs_while_it_is_opened_keeps_no_other_source_from_being_read(powercap, procfs, monkeypatch):
+    never = threading.Event()
+    monkeypatch.setitem(sensors.SOURCES, "nvml", lambda machine: (never.wait(), None)[1])
+    monkeypatch.setattr(sensors, "PATIENCE_S", 0.05)
+    opened, found = sensors.open_sensors(Machine(powercap(PACKAGE), procfs.root, {}))
+    never.set()
+    assert "rapl" in [source.sensor.source for source in opened]
+    (nvml,) = (a for a in found if a.source == "nvml")
+    assert not nvml.present
+    assert "no answer" in nvml.why
+    assert "hangs" in nvml.remedy

@@ -66,6 +66,17 @@ def test_of_two_readings_that_ended_early_the_one_read_for_longer_counts():
     assert names(run) == ["node0"]
 
 
+@pytest.mark.parametrize("until_s", [3.0, 9.0, None])
+def test_a_board_that_was_lost_does_not_give_way_to_its_memory(until_s):
+    memory = replace(BOARD, domain="node0/gpu0/memory", quantity="power_w")
+    run = with_source(bare(), "nvml", {BOARD: 200.0}, until_s=2.5)
+    run = with_source(run, "memory", {memory: 40.0}, until_s=until_s)
+    assert names(run) == ["node0/gpu0"]
+    books = accounts(run)
+    assert books.total.value == pytest.approx(200.0 * run.duration_s, rel=1e-3)
+    assert (books.total.provenance, books.coverage.notes) == (Provenance.MODELLED, ())
+
+
 def test_an_outer_reading_below_what_lies_inside_it_is_refused():
     run = with_source(
         with_source(bare(), "nvml", {BOARD: 200.0, board(1, update_period_s=0.0): 200.0}), "ipmi", {NODE: 250.0}
