@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -33,11 +33,10 @@ every_source = pytest.mark.parametrize("subject", SUBJECTS, ids=str)
 
 def left_behind() -> tuple[int, set[int], list[str]]:
     """Return the open descriptors, the threads and the children of this process."""
-    children = [
-        child
-        for task in Path("/proc/self/task").iterdir()
-        for child in (task / "children").read_text(errors="replace").split()
-    ]
+    children: list[str] = []
+    for task in Path("/proc/self/task").iterdir():
+        with suppress(FileNotFoundError):  # a thread that has just ended
+            children += (task / "children").read_text(errors="replace").split()
     return len(os.listdir("/proc/self/fd")), {thread.native_id or 0 for thread in threading.enumerate()}, children
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ergometry.report import render, summary
-from support.odd_runs import memory_and_core, modelled, wave
+from ergometry.report import calibration, render, summary
+from support.calibrations import FOUND, machine
+from support.odd_runs import attributed, little_work, memory_and_core, modelled, wave
 from support.synthetic import synthetic_run
 
 pytestmark = pytest.mark.browser
@@ -34,6 +36,8 @@ RUNS = {
     "modelled": modelled,
     "several domains": memory_and_core,
     "no steps": lambda: synthetic_run(0),
+    "attributed": attributed,
+    "little work": little_work,
 }
 
 
@@ -63,6 +67,9 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for kind, make in RUNS.items():
         found[kind] = folder / f"{kind}.html"
         found[kind].write_text(render(make(), "html"), encoding="utf-8")
+    conditions = {"seconds": 90.0, "kernels": [kernel.to_json() for kernel in machine()]}
+    found["calibration"] = folder / "calibration.html"
+    found["calibration"].write_text(calibration.html(replace(FOUND, conditions=conditions)), encoding="utf-8")
     return found
 
 
@@ -86,7 +93,7 @@ def requested(browser: Any) -> list[str]:
     return [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
 
 
-@pytest.mark.parametrize("kind", RUNS)
+@pytest.mark.parametrize("kind", [*RUNS, "calibration"])
 def test_a_page_is_drawn_without_a_complaint_and_without_the_network(browser, pages, kind):
     show(browser, pages[kind])
     plots = browser.execute_script("return document.querySelectorAll('.plot .main-svg').length")
@@ -97,7 +104,7 @@ def test_a_page_is_drawn_without_a_complaint_and_without_the_network(browser, pa
     assert asked == [pages[kind].as_uri()]
 
 
-@pytest.mark.parametrize("kind", RUNS)
+@pytest.mark.parametrize("kind", [*RUNS, "calibration"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 1280])
 def test_a_page_never_scrolls_sideways(browser, pages, kind, scheme, width):
@@ -156,6 +163,45 @@ def test_modelled_energy_is_hatched_in_the_drawing(browser, pages):
     assert browser.execute_script(patterns) >= 5
     show(browser, pages["measured"])
     assert browser.execute_script(patterns) == 0
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_name_in_the_icicle_can_be_read_on_its_ground(browser, pages, scheme):
+    script = """
+      const shade = c => { const [r, g, b] = c.match(/[\\d.]+/g).map(Number).map(v => v / 255)
+        .map(v => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4); return 0.2126*r + 0.7152*g + 0.0722*b; };
+      return [...document.querySelectorAll('[data-figure=modules] g.slice')].filter(g => g.querySelector('text'))
+        .map(g => { const [a, b] = ['path', 'text'].map(tag => getComputedStyle(g.querySelector(tag)).fill)
+                      .map(shade).sort((x, y) => y - x);
+                    return [(a + 0.05) / (b + 0.05) * getComputedStyle(g.querySelector('path')).fillOpacity,
+                            g.textContent]; });
+    """
+    show(browser, pages["attributed"], scheme=scheme)
+    found = browser.execute_script(script)
+    assert {"Language", "blocks", "head", "not divided"} <= {name for _, name in found}
+    assert [name for contrast, name in found if contrast < 4.5] == []
+
+
+def test_the_icicle_opens_where_it_is_chosen(browser, pages):
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    show(browser, pages["attributed"], width=360)
+    shown = "return [...document.querySelectorAll('[data-figure=modules] g.slice text')].map(t => t.textContent)"
+    assert "feed" not in browser.execute_script(shown)
+    slices = browser.find_elements(By.CSS_SELECTOR, "[data-figure=modules] g.slice")
+    (blocks,) = [one for one in slices if one.text == "blocks"]
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", blocks)
+    blocks.click()
+    WebDriverWait(browser, 10).until(lambda b: "feed" in b.execute_script(shown))
+
+
+def test_the_roofline_names_its_phases_and_its_ceilings(browser, pages):
+    words = "return [...document.querySelectorAll('[data-figure=roofline] .textpoint')].map(t => t.textContent)"
+    show(browser, pages["attributed"])
+    assert {"bf16", "forward", "backward", "optimizer"} <= set(browser.execute_script(words))
+    show(browser, pages["calibration"])
+    assert "bf16" in browser.execute_script(words)
 
 
 def test_every_word_can_be_read_on_its_ground(browser, pages):

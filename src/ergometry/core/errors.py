@@ -66,3 +66,7 @@ class RecorderError(ErgError):
 
 class MissingExtra(ErgError):
     """An optional dependency that this call needs is not installed."""
+
+
+class InvalidCalibration(ErgError):
+    """A calibration file that is damaged, of a newer schema, or of another machine or board."""

@@ -53,7 +53,19 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     ),
     "flops.uncounted": (
         "no FLOP formula for: {detail}",
-        "their FLOP are missing from the totals",
+        "their FLOP are missing from the totals; erg.work.register_flop(op) tells how many they are",
+    ),
+    "flops.formula": (
+        "a FLOP formula failed: {detail}",
+        "its operator was not counted; correct the function that was registered for it",
+    ),
+    "flops.fused": (
+        "kernels that torch.compile has fused are not seen, in {detail}",
+        "their products are counted; their bytes are not known, and are NaN",
+    ),
+    "flops.unknown": (
+        "{detail} passes were not counted: their shapes never repeat and do not follow those that were",
+        "their steps have no counts; pad or bucket the shapes to have them counted",
     ),
     "ledger.partial": (
         "gradient work was followed for a part of the parameters only: {detail}",

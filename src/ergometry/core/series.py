@@ -95,6 +95,34 @@ WINDOWS = Series(8, "windows", ("window", "t0_s", "t1_s"))
 OVERHEAD = Series(9, "overhead", ("t_s", "ledger_s", "flops_s", "hooks", "hook_s"))
 """The instrument's own time so far: seconds in the ledger and in counting, hook calls, seconds in them."""
 
+WORK = Series(
+    10,
+    "work",
+    (
+        "step",
+        "forward_flops",
+        "backward_flops",
+        "optimizer_flops",
+        "forward_bytes",
+        "backward_bytes",
+        "optimizer_bytes",
+        "parameter_bytes",
+        "recomputed_flops",
+        "communication_bytes",
+        "uncounted",
+    ),
+)
+"""The work of a training step, all operators counted, NaN where it is not known. Bytes are the compulsory traffic, of
+which ``parameter_bytes`` are of weights, gradients and optimizer state. ``recomputed_flops``, of the backward's, ran
+again under checkpointing: forward + backward less these is the model's. ``communication_bytes`` are those that this
+process sends in collectives, by the ring. ``uncounted`` is 1 where something of the step was not counted.
+``steps.flops`` are products (as torch's own counter counts) executed in forward and backward, and no other
+arithmetic."""
+
+PROFILE_USES = Series(11, "profile_uses", ("t_s", "profile", "uses", "step"))
+"""How often each profile of the label ``profiles`` was used so far: of each profile the last row counts. A call that
+was estimated from one like it counts as that many uses as it is larger."""
+
 PROCESS = Series(0, "process", ("t_s", "cpu_s", "rss_bytes", "recorder_cpu_s", "machine_busy_s"))
 """Sampled by the recorder: the process tree's processor time and resident memory; its own processor time; the busy
 time of all the machine's processors together."""
@@ -128,8 +156,8 @@ HEAT, POWER_CAP, POWER_BRAKE, IDLE, OTHER_THROTTLE = 1, 2, 4, 8, 16
 """Bits of ``throttle``: what holds a board's clock down. Heat; its power limit; a brake from outside (power supply);
 nothing to do; anything else (a limit of clocks that someone set, boards that wait for each other)."""
 
-SENT = (STEPS, DEVICE_STEPS, LOSSES, LEDGER, LEARNING_RATES, EVALUATIONS, MEMORY, WINDOWS, OVERHEAD)
-RESTATED = (STEPS, LOSSES, LEDGER)
+SENT = (STEPS, DEVICE_STEPS, LOSSES, LEDGER, LEARNING_RATES, EVALUATIONS, MEMORY, WINDOWS, OVERHEAD, WORK, PROFILE_USES)
+RESTATED = (STEPS, LOSSES, LEDGER, WORK)
 """Tables whose row of a step may be written again, when another optimizer joins the step or a loss comes late: the
 last one counts. Readers of a run see that one alone."""
 

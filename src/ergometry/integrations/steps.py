@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable
 
 from ergometry.core import series
+from ergometry.integrations.step_work import StepWork
 
 DATA, FORWARD, BACKWARD, OPTIMIZER, OTHER, EVALUATION = range(6)
 _FLUSH_S = 0.5
@@ -26,6 +27,10 @@ class StepMachine:
         self._emit = emit
         self.on_switch: Callable[[int], None] | None = None
         """Told which phase has ended, at every change."""
+        self.on_tentative: Callable[[bool], None] | None = None
+        """Told whether forwards that seemed an evaluation were one (True) or belong to the step that opens."""
+        self.work = StepWork()
+        """The work of the step."""
         self.index = 0
         """Number of the step that is open, or of the next one to open."""
         self.open = False
@@ -52,10 +57,11 @@ class StepMachine:
         self._reset_counts()
 
     def _reset_counts(self) -> None:
-        self.examples = self.tokens = self.flops = self.loss = math.nan
+        self.examples = self.tokens = self.loss = math.nan
         self.backwards = 0
         self.flags = 0
-        self._closure_done = self._uncounted = False
+        self._closure_done = False
+        self.work.reset()
 
     @property
     def steps(self) -> int:
@@ -184,13 +190,6 @@ class StepMachine:
         self.examples = examples if math.isnan(self.examples) else self.examples + examples
         self.tokens = tokens if math.isnan(self.tokens) else self.tokens + tokens
 
-    def add_flops(self, flops: float | None) -> None:
-        """Add operations to the step's; None says that some were not counted, so that the step's are not known."""
-        if flops is None:
-            self._uncounted = True
-        else:
-            self.flops = flops if math.isnan(self.flops) else self.flops + flops
-
     def optimizer_begin(self, now_s: float, *, who: int = 0, closure: bool = False) -> None:
         """Begin an optimizer's step; ``who`` tells optimizers apart, of which one may step inside another's step."""
         self._tail_t0_s = None
@@ -229,6 +228,11 @@ class StepMachine:
         self._t1_s = now_s
         self._emit_step()
         self._closure_done = False
+
+    def restate(self) -> None:
+        """Emit the step again, if an optimizer has ended it: more is known of it now."""
+        if self.open and self._stepped:
+            self._emit_step()
 
     def unwind(self, depth: int, now_s: float) -> None:
         """Return to a depth of phases seen before, after an exception that left some open."""
@@ -306,6 +310,8 @@ class StepMachine:
             self._gap[FORWARD if phase == EVALUATION else phase] += seconds
         self._gap_t0_s = self._tentative_t0_s
         self._tentative = None
+        if self.on_tentative is not None:
+            self.on_tentative(False)
 
     def _confirm_evaluation(self) -> None:
         waiting = self._evaluated
@@ -315,6 +321,8 @@ class StepMachine:
         waiting[2] += self._tentative_counts[0]
         waiting[3] += self._tentative_counts[1]
         self._tentative = self._start_s = None
+        if self.on_tentative is not None:
+            self.on_tentative(True)
         if waiting[1] - waiting[0] >= _FLUSH_S:
             self._emit_evaluation()
 
@@ -336,9 +344,10 @@ class StepMachine:
             self.examples,
             self.tokens,
             self.backwards,
-            math.nan if self._uncounted else self.flops,
+            self.work.product_flops,
             self.loader_pass,
             flags,
         )
+        self._emit(series.WORK, self.index, *self.work.row())
         if not math.isnan(self.loss):
             self._emit(series.LOSSES, self.index, self._t1_s, self.loss)

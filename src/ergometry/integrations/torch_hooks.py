@@ -83,6 +83,8 @@ def install(tracer: Tracer) -> None:
     _patch_scaler(tracer)
     _patch_data(tracer)
     _pass_over_in_dynamo()
+    tracer.work.signatures.install()
+    _handles.append(tracer.work.signatures)
     _handles.append(torch_optimizer.register_optimizer_step_pre_hook(tracer.optimizer_begin))
     _handles.append(torch_optimizer.register_optimizer_step_post_hook(tracer.optimizer_end))
 

@@ -19,8 +19,9 @@ from typing import Any
 import torch
 
 from ergometry.core import series
+from ergometry.integrations.counting.ambient import Pass
+from ergometry.integrations.counting.counter import WorkCounter
 from ergometry.integrations.device_time import DeviceTimer
-from ergometry.integrations.flops import CountingMode, FlopCounts
 from ergometry.integrations.inspect_call import Inference, batch_size, labels_of
 from ergometry.integrations.losses import LossReader
 from ergometry.integrations.models import Models
@@ -30,8 +31,7 @@ from ergometry.integrations.steps import StepMachine
 from ergometry.meter.client import RecorderClient
 
 _HOUSEKEEPING_S = 1.0
-_COUNTING_SHARE = 0.005
-_DISPATCH_SHARE = 0.3  # of a counted call, about what dispatching through Python adds
+_PROFILES_S = 2.0
 
 Original = Callable[..., Any]
 
@@ -50,8 +50,7 @@ class Tracer:
         self.losses = LossReader(
             self.machine, self.pending, lambda step, loss: self._emit(series.LOSSES, step, self.now(), loss)
         )
-        self.counts = FlopCounts()
-        self._uncounted: set[str] = set()
+        self.work = WorkCounter(self.machine, self.now)
         self._clock = time.perf_counter
         self._origin_s = client.origin_s
         self.models = Models(self._model_found)
@@ -64,7 +63,9 @@ class Tracer:
         self._last_pass = 0
         self._optimizer_steps = 0
         self._step_s, self._step_seen, self._step_began_s = 0.0, -1, 0.0
-        self._flops_s = self._hook_s = self._housekept_s = 0.0
+        self._hook_s = self._housekept_s = 0.0
+        self._told = 0
+        self._told_s = -math.inf
         self._hooks = 0
 
     def now(self) -> float:
@@ -77,11 +78,13 @@ class Tracer:
     def die(self) -> None:
         """Watch nothing from here on: in a forked child, whose training is not this run's."""
         self.dead = True
+        self.work.stop()
 
     def fault(self, error: Exception) -> None:
         """End the watching: a fault of ours is said, and the training goes on."""
         if not self.dead:
             self.dead, self.inside = True, False
+            self.work.stop()
             trace = error.__traceback__
             while trace is not None and trace.tb_next is not None:
                 trace = trace.tb_next
@@ -115,6 +118,8 @@ class Tracer:
         """Run an outermost module call, timed, and once per signature counted."""
         if torch.jit.is_tracing():
             return original(module, *args, **kwargs)  # sizes are being recorded: looking at them would be too
+        if self.work.passing:
+            return self._within(original, module, args, kwargs)
         began = self._clock()
         grad = torch.is_grad_enabled()
         has_parameters = self.own(self.models.has_parameters, module, training=grad)
@@ -129,32 +134,45 @@ class Tracer:
             depth = self.machine.depth
             if starts:
                 self._training_forward(began - self._origin_s)
-            mode, key = self._count_forward(module, args, kwargs) if starts else (None, None)
+            halted, running = False, None
+            if has_parameters:  # one without is part of what the script computes (or, before a forward, prepares)
+                halted = self.work.ambient.pause()
+                running = self.work.call_begin(
+                    module, args, kwargs, evaluation=evaluation, starts=starts, step_s=self._step_s
+                )
         except Exception as error:
             self.fault(error)
             return original(module, *args, **kwargs)
         called = self._clock()
-        out = self._guarded(mode, depth, original, module, args, kwargs)
+        out = self._guarded(running, depth, original, module, args, kwargs)
         returned = self._clock()
         try:
             if not self.dead:
+                if has_parameters:  # before an evaluation's end settles what it is
+                    self.work.call_end(running, returned - called, self._step_s)
                 self._called(module, args, kwargs, out, evaluation=evaluation, starts=starts)
-                self._counted(mode, key, returned - called, backward=False)
+                if has_parameters:
+                    self.work.go_on(halted=halted, watches=grad and not evaluation)
         except Exception as error:
             self.fault(error)
         self._spent(began, called, returned)
         return out
 
+    def _within(self, original: Original, module: torch.nn.Module, args: Any, kwargs: Any) -> Any:
+        """Run a module within a counted pass, whatever thread it is in."""
+        if threading.get_ident() != self._thread:
+            return original(module, *args, **kwargs)
+        return self.work.inner(original, module, args, kwargs)
+
     def _guarded(
-        self, mode: CountingMode | None, depth: int, original: Original, subject: Any, args: Any, kwargs: Any
+        self, running: Pass | None, depth: int, original: Original, subject: Any, args: Any, kwargs: Any
     ) -> Any:
         """Run the script's own call; whatever it raises passes through, and the phases are set right."""
-        self.inside = True
+        self.inside = running is None  # in a counted pass the modules within tell where they are
         try:
-            if mode is None:
+            if running is None:
                 return original(subject, *args, **kwargs)
-            with mode:
-                return original(subject, *args, **kwargs)
+            return self.work.run(running, original, subject, args, kwargs)
         except BaseException:
             self.own(self._unwind, depth - 1)  # a fault of ours must not take the place of the script's own
             raise
@@ -165,7 +183,7 @@ class Tracer:
         self.machine.unwind(depth, self.now())
         # No backward will come of it, nor of what was called before it: the script begins anew.
         self._batch.clear()
-        self.counts.backward_key()
+        self.work.unwound()
 
     def _model_found(self, device: torch.device | None) -> None:
         if device is not None:
@@ -202,65 +220,43 @@ class Tracer:
                 classes, self.inference.label = labels_of(out, examples, tokens)
                 self.inference.classes = self.inference.classes or classes
 
-    # FLOP
-
-    def _count_forward(self, module: torch.nn.Module, args: Any, kwargs: Any) -> tuple[CountingMode | None, Any]:
-        key = self.counts.key(module, args, kwargs)
-        self.counts.called(key)
-        return self._known_or_mode(self.counts.forward(key)), key
-
-    def _known_or_mode(self, known: int | None) -> CountingMode | None:
-        """Add the FLOP that are known, or return a mode to count under, unless counting has cost enough already."""
-        if known is not None:
-            self.machine.add_flops(known)
-            return None
-        # Shapes that never repeat must not make every step a counted one.
-        if self._flops_s <= 1.0 + _COUNTING_SHARE * self.now():
-            return self.counts.mode()
-        self.machine.add_flops(None)
-        return None
-
-    def _counted(self, mode: CountingMode | None, key: Any, took_s: float, *, backward: bool) -> None:
-        if mode is not None:
-            self.machine.add_flops(self.counts.keep(key, mode, backward=backward))
-            self._uncounted |= mode.uncounted
-            # The first call of a compiled model takes as long as its compilation, which is not ours.
-            self._flops_s += _DISPATCH_SHARE * min(took_s, max(self._step_s, 0.05))
-
     # Backward
 
     def backward(self, original: Original, tensors: Any, args: Any, kwargs: Any) -> Any:
         """Run a backward, timed; the scalar it is called on is the step's loss."""
-        if self.elsewhere(trains=True):
+        if self.work.passing or self.elsewhere(trains=True):
             return original(tensors, *args, **kwargs)
         began = self._clock()
         machine = self.machine
         try:
+            self.work.end_tail()
             if self._eval_batch:
                 # The last forward was taken for an evaluation, since the module is in eval mode; it trains so.
                 self._trains_in_eval = True
                 self._batch, self._eval_batch = self._eval_batch, {}
                 machine.evaluation_trains()
+                self.work.evaluation_trains()
             machine.backward_begin(began - self._origin_s)
             depth = machine.depth
             if machine.backwards == 0:
                 machine.loader_pass = self._last_pass
-            key = self.counts.backward_key()
-            mode = None
-            if key:
-                mode = self._known_or_mode(self.counts.backward(key))
-            else:
-                machine.add_flops(None)  # of what no forward was seen
+            halted = self.work.ambient.pause()
+            double = bool(kwargs.get("create_graph", args[2] if len(args) > 2 else False))
+            running = self.work.backward_begin(double=double)
         except Exception as error:
             self.fault(error)
             return original(tensors, *args, **kwargs)
         called = self._clock()
-        out = self._guarded(mode, depth, original, tensors, args, kwargs)
+        out = self._guarded(running, depth, original, tensors, args, kwargs)
         returned = self._clock()
         try:
             if not self.dead:
                 self._backward_done(tensors)
-                self._counted(mode, key, returned - called, backward=True)
+                self.work.backward_end(running, returned - called, self._step_s)
+                if running is not None:
+                    machine.restate()  # optimizers may have stepped within it
+                if halted:
+                    self.work.ambient.resume()
         except Exception as error:
             self.fault(error)
         self._spent(began, called, returned)
@@ -295,8 +291,10 @@ class Tracer:
             closure = any(argument is not None for argument in args[1:]) or kwargs.get("closure") is not None
             # A step that no forward opened is opened by this optimizer's end: its number is the next one.
             self.optimizers.begin(optimizer, step=self.machine.index, step_s=self._step_s, closure=closure)
+            within = self.machine.in_optimizer
             now = self._clock()
             self.machine.optimizer_begin(now - self._origin_s, who=id(optimizer), closure=closure)
+            self.work.optimizer_begin(optimizer, closure=closure, within=within)
             self._spent(began, now, self._clock())
         except Exception as error:
             self.fault(error)
@@ -311,6 +309,7 @@ class Tracer:
             found_inf = getattr(optimizer, "found_inf", None)
             # On a device, whether a fused step was skipped is not known without waiting for it.
             skipped = found_inf is not None and found_inf.device.type == "cpu" and bool(found_inf.item())
+            self.work.optimizer_end(optimizer, self._step_s)
             self.machine.optimizer_end(began - self._origin_s, who=id(optimizer), skipped=skipped)
             if not skipped:
                 self.optimizers.end(optimizer, self.machine.index)
@@ -340,7 +339,7 @@ class Tracer:
 
     def iterate(self, original: Original, loader: Any) -> Any:
         """Begin a pass over a loader's data, timed: its workers start here."""
-        if self.inside or self.elsewhere() or self.machine.in_data:
+        if self.inside or self.work.passing or self.elsewhere() or self.machine.in_data:
             return original(loader)
         iterator = self._waiting(original, loader)
         self.own(self._begun, loader, iterator)
@@ -352,13 +351,14 @@ class Tracer:
 
     def next_batch(self, original: Original, iterator: Any) -> Any:
         """Wait for a batch, timed."""
-        if self.inside or self.elsewhere() or self.machine.in_data:
+        if self.inside or self.work.passing or self.elsewhere() or self.machine.in_data:
             return original(iterator)
         batch = self._waiting(original, iterator)
         self._last_pass = self._pass_of.get(iterator, 1)
         return batch
 
     def _waiting(self, original: Original, subject: Any) -> Any:
+        self.own(self.work.end_tail)
         self.own(self.machine.data_begin, self.now())
         depth = self.machine.depth
         try:
@@ -377,7 +377,19 @@ class Tracer:
         allocated = self.models.peak_memory_bytes()
         if allocated is not None:
             self._emit(series.MEMORY, now_s, *allocated)
-        self._emit(series.OVERHEAD, now_s, self.optimizers.ledger_s, self._flops_s, self._hooks, self._hook_s)
+        self._emit(series.OVERHEAD, now_s, self.optimizers.ledger_s, self.work.spent_s, self._hooks, self._hook_s)
+        self._tell_work(now_s)
+
+    def _tell_work(self, now_s: float, *, last: bool = False) -> None:
+        """Emit the uses of profiles, and the profiles themselves where there are new ones, ever less often."""
+        for row in self.work.adder.rows(now_s, last=last):
+            self._emit(series.PROFILE_USES, *row)
+        profiles = len(self.work.adder.book.entries)
+        if profiles > self._told and (last or now_s - self._told_s > _PROFILES_S * self._told):
+            self._told, self._told_s = profiles, now_s
+            self.client.meta(profiles=self.work.adder.book.told())
+        if last:
+            self.client.meta(counting=self.work.findings.labels(self.work.fits.misfit))
 
     def finish(self) -> None:
         """Emit what is left when the run ends."""
@@ -388,13 +400,16 @@ class Tracer:
             if self._timer is not None:
                 self._timer.poll()
                 self._timer.flush()
+            self.work.end_tail()
             self.machine.finish(self.now())
+            self._tell_work(self.now(), last=True)
             self._housekeep(self.now())
             inference = self.inference
             self.client.meta(
                 inferred=inference.reasons,
                 classes=inference.classes,
                 label=inference.label,
+                threads=torch.get_num_threads(),
                 parameters=self.models.parameters or None,
             )
             if self.machine.steps == 0:
@@ -404,10 +419,10 @@ class Tracer:
             if self.optimizers.ledger.left_out:
                 left_out = f"{self.optimizers.ledger.left_out} are complex, or on another device"
                 self.client.notice("ledger.partial", left_out)
-            if self._uncounted:
-                self.client.notice("flops.uncounted", ", ".join(sorted(self._uncounted)))
+            self.work.findings.tell(self.client.notice)
             if self.losses.unreadable:
                 self.client.notice("loss.unreadable", str(self.losses.unreadable))
         except Exception as error:
             self.fault(error)
         self.dead = True
+        self.work.stop()

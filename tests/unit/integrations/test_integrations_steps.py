@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from ergometry.core.series import EXCEPTION, LOSSES, NO_BACKWARD, SKIPPED, STEPS
+from ergometry.core.series import EXCEPTION, LOSSES, NO_BACKWARD, SKIPPED, STEPS, WORK
+from ergometry.integrations.counting.profiles import Totals
+from ergometry.integrations.step_work import Entry
 from ergometry.integrations.steps import BACKWARD, DATA, FORWARD, OPTIMIZER, OTHER
 from support.scripted import Script
 
@@ -163,13 +165,17 @@ def test_a_forward_while_a_batch_is_made_is_forward_and_leaves_no_tail(script: S
     assert times(script)[1] == row(8, 17.5, 2, 2, 4, 1, 0.5)
 
 
+def flop(number: float) -> Totals:
+    return Totals(number, 2 * number, 3 * number, number / 2)
+
+
 def test_rows_carry_what_was_counted(script: Script) -> None:
     script.forward(1)
     script.machine.add_examples(32.0, math.nan)
-    script.machine.add_flops(100.0)
+    script.machine.work.add("forward", flop(100.0))
     script.machine.loader_pass = 2
     script.backward(1, loss=3.5)
-    script.machine.add_flops(200.0)
+    script.machine.work.add("backward", flop(200.0))
     script.optimizer(1)
     train(script)
     first, second = script.steps()
@@ -179,21 +185,53 @@ def test_rows_carry_what_was_counted(script: Script) -> None:
     assert math.isnan(second["examples"])
     assert math.isnan(second["flops"])
     assert script.losses() == {0: 3.5, 1: 1.0}
+    work = [dict(zip(WORK.columns, values, strict=True)) for series, values in script.rows if series is WORK]
+    assert work[0] == {
+        "step": 0,
+        "forward_flops": 200,
+        "backward_flops": 400,
+        "optimizer_flops": 0,
+        "forward_bytes": 300,
+        "backward_bytes": 600,
+        "optimizer_bytes": 0,
+        "parameter_bytes": 150,
+        "recomputed_flops": 0,
+        "communication_bytes": 0,
+        "uncounted": 0,
+    }
 
 
 def test_flop_that_were_not_counted_leave_the_steps_unknown_and_not_the_next(script: Script) -> None:
     script.forward(1)
-    script.machine.add_flops(100.0)
-    script.machine.add_flops(None)
+    script.machine.work.add("forward", flop(100.0))
+    script.machine.work.add("forward", None)
     script.backward(1)
     script.optimizer(1)
     script.forward(1)
-    script.machine.add_flops(100.0)
+    script.machine.work.add("forward", flop(100.0))
+    script.machine.work.add("optimizer", None)
     script.backward(1)
     script.optimizer(1)
     first, second = script.steps()
     assert math.isnan(first["flops"])
     assert second["flops"] == 100.0
+
+
+def test_passes_that_are_known_by_number_add_up_to_what_they_would_one_by_one(script: Script) -> None:
+    work = script.machine.work
+    work.entries += [Entry("forward", flop(100.0), False), Entry("backward", flop(30.0), True)]
+    for _ in range(2):
+        script.forward(1)
+        work.passes.extend([0, 0, 1])
+        work.add("forward", flop(7.0))
+        script.backward(1)
+        script.optimizer(1)
+    assert [step["flops"] for step in script.steps()] == [237.0, 237.0]
+    assert work.row()[:2] == (414.0, 60.0)
+    assert work.row()[-1] == 1.0
+    assert work.steps == {(0, 0, 1): 1}
+    work.settle()
+    assert work.steps == {(0, 0, 1): 2}
 
 
 def test_a_step_that_is_open_at_the_end_is_no_step(script: Script) -> None:
