@@ -28,9 +28,9 @@ demo: $(RUN) ## train a small model for about a minute and a half, and leave a r
 test: $(FULL) ## run the tests, two processes at a time
 	$(BIN)/python -m pytest -n 2 --dist worksteal --durations 10 $(TESTS)
 
-test-gpu: $(FULL) ## test and measure the power sensor of an NVIDIA GPU, and store the readings; elsewhere say why not
+test-gpu: $(FULL) ## test and measure an NVIDIA GPU's power sensor, calibrate it, and store the readings; elsewhere say why not
 	$(BIN)/python -m pytest -q -p no:xdist -m nvml tests/hardware
-	@$(BIN)/python -m benchmarks gpu
+	@$(BIN)/python -m benchmarks gpu calibration
 
 check: $(FULL) ## format, lint, types, rooms, dependencies; every tool runs, then the failed ones are named
 	@failed=; \

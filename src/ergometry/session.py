@@ -55,11 +55,11 @@ class Window:
         self._client = client
         self._number = client.window_number(name) if client is not None else 0
         self.t0_s = self.t1_s = float("nan")
-        self._by_domain: dict[str, Estimate] | None = None
+        self._cover: dict[Domain, Trace | None] | None = None
 
     def __enter__(self) -> Window:
         client = self._client
-        self._by_domain = None
+        self._cover = None
         if client is None:
             self.t0_s = time.perf_counter()
         else:
@@ -82,19 +82,26 @@ class Window:
         return self.t1_s - self.t0_s
 
     @property
+    def traces(self) -> dict[Domain, Trace]:
+        """Energy over time of each domain that covers the machine and was read; they do not overlap."""
+        return {domain: trace for domain, trace in self._covered().items() if trace is not None}
+
+    @property
     def by_domain(self) -> dict[str, Estimate]:
         """Energy of each domain that covers the machine, J; they do not overlap.
 
         The first window may be over before a source that is read once a second was read twice: that is waited for.
         """
-        if self._by_domain is None:
+        return {str(domain): self._of(domain, trace) for domain, trace in self._covered().items()}
+
+    def _covered(self) -> dict[Domain, Trace | None]:
+        if self._cover is None:
             if not self.duration_s >= 0:
                 raise UsageError(
                     expected="a window that has ended", got="one that has not", remedy="ask after the with block"
                 )
-            found = _covered(self._client) if self._client is not None else {}
-            self._by_domain = {str(d): self._of(d, trace) for d, trace in found.items()}
-        return self._by_domain
+            self._cover = {} if self._client is None else _covered(self._client)
+        return self._cover
 
     @property
     def energy(self) -> Estimate:
@@ -283,18 +290,19 @@ out of the sum in silence."""
 
 def _covered(client: RecorderClient) -> dict[Domain, Trace | None]:
     """Return the traces that cover the machine; None for a domain that was not read twice, though waited for."""
-    from ergometry.core.domain import Domain, cover
+    from ergometry.core.domain import Domain
+    from ergometry.work.meters import metering
 
     until_s = time.monotonic() + _SECOND_READING_S
     while True:
         run = _stored(client)
-        once = [s for samples in run.samples if len(samples.table.rows) < 2 for s in samples.signals]
+        once = {Domain(s.domain) for samples in run.samples if len(samples.table.rows) < 2 for s in samples.signals}
         if not once or client.finished or time.monotonic() > until_s:
             break
         time.sleep(0.1)
         client.sample()
-    unread: dict[Domain, Trace | None] = {Domain(signal.domain): None for signal in once}
-    return cover({**unread, **run.traces()})
+    found: dict[Domain, Trace | None] = dict(metering(run.traces(), run.duration_s).cover())
+    return found | {domain: None for domain in once if not any(map(domain.overlaps, found))}
 
 
 def _stored(client: RecorderClient) -> Run:

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from ergometry.cli import compare, demo, doctor, equations, export, gain, ls, report, rm, run
+from ergometry.cli import calibrate, compare, demo, doctor, equations, export, gain, ls, report, rm, run
 from ergometry.core.errors import ErgError
 
 app = typer.Typer(
@@ -20,6 +20,7 @@ app = typer.Typer(
 
 app.command("run", context_settings={"allow_interspersed_args": False})(run.run)
 app.command("demo")(demo.demo)
+app.command("calibrate")(calibrate.calibrate)
 app.command("doctor")(doctor.doctor)
 app.command("gain")(gain.gain)
 app.command("report")(report.report)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ergometry.core.ports import Signal
     from ergometry.core.run import Run
     from ergometry.sensors.gains import Gain, GainsFile
-    from ergometry.work.calibration import Meter
+    from ergometry.work.board_gain import Meter
 
 
 class Format(StrEnum):
@@ -75,7 +75,7 @@ def gain(
         given.append("--reference")
     _check_use(board, [("GAIN", value is not None), ("--run", run is not None), ("--remove", remove)], stderr, given)
     if run is not None and board is not None:
-        from ergometry.work.calibration import calibrate
+        from ergometry.work.board_gain import calibrate
 
         meter = _meter(computed, psu_stderr)
         loaded = _load(run, store)
@@ -132,7 +132,7 @@ def _meter(options: Mapping[str, Any], psu_stderr: float) -> Meter:
         UsageError: a reading is missing, or is not an energy.
     """
     from ergometry.core.estimate import Estimate
-    from ergometry.work.calibration import Meter
+    from ergometry.work.board_gain import Meter
 
     for needed in ("--reference-energy", "--reference-stderr"):
         if options[needed] is None:

@@ -1,4 +1,4 @@
-"""``erg report``: one run, as text, JSON, Markdown or a page."""
+"""``erg report``: one run, as text, JSON, Markdown or a page; or one table of where its joules went."""
 
 from __future__ import annotations
 
@@ -20,8 +20,19 @@ class Format(StrEnum):
     MARKDOWN = "markdown"
 
 
+class By(StrEnum):
+    """What the joules are divided by."""
+
+    MODULE = "module"
+    OP = "op"
+    PHASE = "phase"
+
+
 def report(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run's id, the beginning of one, a path, or last.")],
+    by: Annotated[
+        By | None, typer.Option(help="Only a table of where the joules went, by module, operator or phase.")
+    ] = None,
     format: Annotated[Format, typer.Option(help="How the run is written.")] = Format.TEXT,  # noqa: A002
     output: Annotated[
         Path | None,
@@ -33,13 +44,17 @@ def report(
 ) -> None:
     """Render a run. A page is written to a file, whose path is printed; the other formats are printed."""
     from ergometry.report import render
+    from ergometry.report.by import by as table
     from ergometry.store.catalog import default_store, resolve
     from ergometry.store.reader import load
 
     stored = load(resolve(run, store or default_store()))
     on_terminal = output is None and sys.stdout.isatty()
     width = shutil.get_terminal_size().columns if on_terminal else 80
-    rendered = render(stored, format, width=width, colour=on_terminal)
+    if by is None:
+        rendered = render(stored, format, width=width, colour=on_terminal)
+    else:
+        rendered = table(stored, by, format, width=width)
     if output is None and format is Format.HTML:
         output = stored.path / "report.html"
     if output is None:

@@ -27,6 +27,7 @@ from ergometry.meter.sampler import Sampler, suspended_s
 from ergometry.meter.shared import SharedMemory
 from ergometry.meter.source import Clocks
 from ergometry.sensors.proc import BusyTime, ProcessTree, machine_facts
+from ergometry.store import calibration_files
 from ergometry.store.liveness import identify, is_alive
 from ergometry.store.writer import Writer
 
@@ -78,7 +79,9 @@ class Recorder:
 
     def open(self) -> None:
         """Open the sensors, take the first sample and say that the recorder is ready."""
-        self.writer.put_meta("machine", machine_facts())
+        self.writer.put_meta("machine", {**machine_facts(), "identity": calibration_files.machine_identity()})
+        if calibrated := calibration_files.stored():
+            self.writer.put_meta(calibration_files.CALIBRATIONS, calibrated)
         self.writer.put_meta("recorder_pid", os.getpid())
         self.writer.commit()
         self.sampler.open()

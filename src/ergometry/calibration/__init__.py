@@ -1,0 +1,1 @@
+"""Calibration: kernels with known work, measured on this machine, and what is fitted to them."""
