@@ -10,6 +10,7 @@ import numpy as np
 from ergometry.core import series
 from ergometry.core.notices import Notice
 from ergometry.core.run import Run, SampleTable, Table
+from support.calibrations import FOUND
 from support.synthetic import (
     BOARD,
     MEMORY_MODEL,
@@ -18,7 +19,10 @@ from support.synthetic import (
     PACKAGE,
     WELL,
     board,
+    language_model,
+    profile,
     synthetic_run,
+    with_counts,
     with_health,
     with_source,
 )
@@ -126,6 +130,31 @@ def wrong_health() -> Run:
     return with_table(run, series.HEALTH, rows)
 
 
+def attributed() -> Run:
+    """Return a run on a calibrated board, of which every operator was counted."""
+    run = synthetic_run(300, signal=BOARD, power_w=171.0, name="language", devices=["A Board"], parameters=25e6)
+    device = [(k, 0, 0.01, 0.02, 0.04, 0.02, 0.01, 0.0) for k in range(300)]
+    return with_counts(with_table(run, series.DEVICE_STEPS, device), language_model(), FOUND)
+
+
+def uncalibrated() -> Run:
+    """Return a run of which every operator was counted, on a board that was never calibrated."""
+    return with_counts(synthetic_run(50, signal=BOARD, power_w=171.0, devices=["A Board"]), language_model())
+
+
+def little_work() -> Run:
+    """Return a calibrated run of small operators, most of whose time goes by without them, on a modelled board."""
+    tiny = [
+        profile(
+            "forward", "Net", [("a|b", "mm", "bf16", 400.0, 4e9, 1e7, 1e7), ("", "relu", "bf16", 400.0, 0.0, 0.0, 4e8)]
+        ),
+        profile("backward", "Net", [("a|b", "mm", "bf16", 800.0, 8e9, 1e7, 1e7)]),
+        profile("optimizer", "SGD", [("", "sgd", "bf16", 100.0, 1e6, 1e8, 0.0)]),
+    ]
+    weak = replace(BOARD, provenance="modelled", method="load model of the board", rel_stderr=0.4)
+    return with_counts(synthetic_run(200, signal=weak, power_w=90.0, devices=["A Board"]), tiny, FOUND)
+
+
 ODD_RUNS = {
     "measured": lambda: synthetic_run(power_w=wave),
     "modelled": modelled,
@@ -133,6 +162,9 @@ ODD_RUNS = {
     "mixed": mixed,
     "whole node": whole_node,
     "wrong health": wrong_health,
+    "attributed": attributed,
+    "uncalibrated": uncalibrated,
+    "little work": little_work,
     "in progress": lambda: replace(synthetic_run(30), status="running", exit_status=None),
     "no steps": lambda: synthetic_run(0),
     "one step": lambda: synthetic_run(1),

@@ -12,6 +12,7 @@ import numpy as np
 from ergometry.core import series
 from ergometry.core.ports import Signal
 from ergometry.core.run import Run, SampleTable, Table
+from ergometry.work.coefficients import Coefficients
 
 PACKAGE = Signal(
     domain="node0/package0",
@@ -223,3 +224,64 @@ WELL = {
     "pcie_tx_bytes_per_s": 4e8,
     "pcie_rx_bytes_per_s": 1.2e9,
 }
+
+
+def profile(phase: str, root: str, items: Iterable[tuple[str, str, str, float, float, float, float]]) -> dict[str, Any]:
+    """Return a profile; an item is module, operator, dtype, calls, FLOP, bytes of parameters and of examples."""
+    rows = [[m, op, dtype, calls, flops, p, 0.0, e, 0.0, 0.0] for m, op, dtype, calls, flops, p, e in items]
+    return {"phase": phase, "root": root, "items": rows}
+
+
+def language_model(blocks: int = 4, dtype: str = "bf16") -> list[dict[str, Any]]:
+    """Return the profiles of a step of a language model: 16 TFLOP and 50 GB, for a board that does 400 TFLOP/s."""
+
+    def passed(times: float) -> list[tuple[str, str, str, float, float, float, float]]:
+        found = [("embed", "embedding", dtype, 1.0, 0.0, 0.0, times * 4e8)]
+        for i in range(blocks):
+            block, part = f"blocks.{i}", 4.0 / blocks * times
+            found += [
+                (f"{block}.norm", "layer_norm", dtype, 2.0, part * 1e9, 0.0, part * 4e8),
+                (f"{block}.attention.qkv", "mm", dtype, 1.0, part * 2.5e11, part * 1e8, part * 3e8),
+                (f"{block}.attention", "scaled_dot_product_attention", dtype, 1.0, part * 1e11, 0.0, part * 2e8),
+                (f"{block}.attention.out", "mm", dtype, 1.0, part * 1e11, part * 4e7, part * 2e8),
+                (f"{block}.feed.0", "mm", dtype, 1.0, part * 3.5e11, part * 1e8, part * 3e8),
+                (f"{block}.feed.1", "gelu", dtype, 1.0, part * 2e9, 0.0, part * 3e8),
+                (f"{block}.feed.2", "mm", dtype, 1.0, part * 3.5e11, part * 1e8, part * 3e8),
+            ]
+        return [
+            *found,
+            ("head", "mm", dtype, 1.0, times * 7e11, times * 2e8, times * 4e8),
+            ("", "cross_entropy", dtype, 1.0, times * 1e9, 0.0, times * 4e8),
+        ]
+
+    names = sorted({name for name, *_ in passed(1.0) if name})
+    moved = [(name, "adamw", dtype, 1.0, 1e9 / len(names), 2e10 / len(names), 0.0) for name in names]
+    return [
+        profile("forward", "Language", passed(1.0)),
+        profile("backward", "Language", passed(2.0)),
+        profile("optimizer", "AdamW", moved),
+    ]
+
+
+def with_counts(run: Run, profiles: list[dict[str, Any]], calibration: Coefficients | None = None) -> Run:
+    """Return the run as one of which each step used every profile once, and where there is one, its calibration."""
+    steps = run.table(series.STEPS)
+    sums = {phase: np.zeros(3) for phase in ("forward", "backward", "optimizer")}
+    for entry in profiles:
+        for *_, flops, p, pw, e, ew, _ in entry["items"]:
+            sums[entry["phase"]] += np.array([flops, p + pw + e + ew, p + pw])
+    flops, moved, of_parameters = (list(column) for column in zip(*sums.values(), strict=True))
+    work = [(k, *flops, *moved, sum(of_parameters), 0.0, 0.0, 0.0) for k in steps["step"]]
+    counted = steps.rows.copy()
+    counted[:, series.STEPS.columns.index("flops")] = sum(flops)
+    uses = [(run.duration_s, number, float(len(steps)), len(steps) - 1) for number in range(len(profiles))]
+    meta = {**run.meta, "profiles": profiles}
+    if calibration is not None:
+        meta["calibrations"] = {calibration.device: calibration.to_json()}
+    tables = {
+        **run.tables,
+        "steps": Table(steps.columns, counted),
+        "work": Table(series.WORK.columns, np.array(work, dtype=float).reshape(-1, len(series.WORK.columns))),
+        "profile_uses": Table(series.PROFILE_USES.columns, np.array(uses, dtype=float)),
+    }
+    return replace(run, meta=meta, tables=tables)

@@ -6,6 +6,7 @@ import numpy as np
 
 from ergometry.core.estimate import Estimate, Provenance
 from ergometry.equations.power_speed import BATCH, E0D, E1D, STATIC, TAU0, TAU1, step_time
+from ergometry.equations.priced import combined
 from ergometry.equations.readings import Readings
 from ergometry.equations.section import Array, Real, Section, Symbol, Values, Verdict
 from ergometry.equations.thermodynamic_work import THERMAL_ENERGY, landauer_energy
@@ -224,7 +225,7 @@ SECTIONS = (
         repair_names={"throughput_allowed": "example/s", "throughput": "example/s"},
         needs={
             "throughput_max": "needs calibrated joules per FLOP of this machine and dtype",
-            "throughput_allowed": "needs energy per step at two batch sizes or more (e0d, e1d)",
+            "throughput_allowed": "needs counted work on a calibrated device (e0d, e1d)",
         },
         tells="how many more examples a second the power would allow",
         references=("Zeus (2208.06102)",),
@@ -262,12 +263,35 @@ def live(readings: Readings) -> Values:
             "B_opt": _batch_as_written(readings),
             "B_actual": examples / steps,
         },
-        "6.2": {"throughput": examples / readings.duration},
+        "6.2": {"throughput": examples / readings.duration, **_priced(readings)},
         "6.3": {
             "P_min": readings.from_information(least, "ΔS·k_B·300 K·ln 2/t, t the run's duration"),
             "P_mean": readings.accounts.power,
         },
     }
+
+
+def _priced(readings: Readings) -> dict[str, Estimate]:
+    """Return the throughput that its power allows a run whose work has a price; none without."""
+    priced, peak = readings.priced, readings.peak_power
+    if priced is None:
+        return {}
+    static = readings.component_power("static")
+    found = {
+        "throughput_max": combined(
+            max_throughput_as_written,
+            [peak, readings.accounts.work["parameters"], priced.e_flop],
+            "example/s",
+            "P_max/(N E_FLOP)",
+        ),
+        "throughput_allowed": combined(
+            lambda most, idle, rate, e0d, e1d: max_throughput(most - idle, rate, e0d, e1d),
+            [peak, static, readings.step_rate, priced.e0d, priced.e1d],
+            "example/s",
+            "(P_max − P_static)/e1d − ν₀ e0d/e1d",
+        ),
+    }
+    return {name: q for name, q in found.items() if q.known}
 
 
 def _batch_as_written(readings: Readings) -> Estimate:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import NamedTuple
 
-from ergometry.core.estimate import total
+from ergometry.core.estimate import Estimate, total
+from ergometry.equations.priced import combined
 from ergometry.equations.readings import Readings
 from ergometry.equations.section import Real, Section, Symbol, Values, Verdict
 
@@ -180,7 +181,7 @@ SECTIONS = (
         as_written_names={"P_memory": "W"},
         repair_names={"P_bytes": "W", "bytes_per_step": "byte/step"},
         needs={
-            "P_memory": "needs the rate of memory accesses and " + _CALIBRATED_BYTE.removeprefix("needs "),
+            "P_memory": _CALIBRATED_BYTE,
             "P_bytes": _CALIBRATED_BYTE,
         },
         tells="whether moving data, not arithmetic, is what the energy buys",
@@ -194,6 +195,7 @@ def live(readings: Readings) -> Values:
     compute, memory, communication = part("compute"), part("memory"), part("communication")
     steps = readings.accounts.work["steps"]
     flop_per_step = readings.accounts.work["flops"] / steps
+    priced = _priced(readings)
     return {
         "2.1": {
             "P_sum": replace(total([compute, memory, communication]), method="P_compute + P_memory + P_communication"),
@@ -208,6 +210,22 @@ def live(readings: Readings) -> Values:
             "nu_0": readings.step_rate,
             "flop_per_step": flop_per_step,
             "shortfall": flop_per_step / readings.accounts.work["parameters"],
+            **priced.get("2.2", {}),
         },
-        "2.3": {"bytes_per_step": readings.accounts.work["bytes"] / steps},
+        "2.3": {"bytes_per_step": readings.accounts.work["bytes"] / steps, **priced.get("2.3", {})},
     }
+
+
+def _priced(readings: Readings) -> dict[str, dict[str, Estimate]]:
+    """Return the powers of a run whose work has a price; none without."""
+    priced, rate, parameters = readings.priced, readings.step_rate, readings.accounts.work["parameters"]
+    if priced is None:
+        return {}
+    written = combined(compute_power_as_written, [rate, parameters, priced.e_flop], "W", "ν₀ N E_FLOP, without T ΔS_op")
+    counted = combined(compute_power, [rate, priced.flop_per_step, priced.e_flop], "W", "ν₀ FLOP_per_step E_FLOP")
+    accesses = combined(
+        memory_power, [rate, priced.parameter_bytes, priced.e_byte], "W", "the traffic of parameters alone"
+    )
+    moved = combined(memory_power, [rate, priced.bytes_per_step, priced.e_byte], "W", "ν₀ bytes_per_step E_byte")
+    found = {"2.2": {"P_compute": written, "P_counted": counted}, "2.3": {"P_memory": accesses, "P_bytes": moved}}
+    return {section: {name: q for name, q in each.items() if q.known} for section, each in found.items()}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from ergometry.core.estimate import Estimate
+from ergometry.equations.priced import combined
 from ergometry.equations.readings import Readings
 from ergometry.equations.section import Real, Section, Symbol, Values, Verdict
 from ergometry.equations.thermodynamic_work import THERMAL_ENERGY, landauer_energy
@@ -112,6 +114,8 @@ def energy_optimal_power(static_w: Real, exponent: Real) -> Real:
 
 _COEFFICIENTS = "needs energy and time per step at two batch sizes or more (e0d, e1d, τ0, τ1)"
 
+_COUNTED = "needs counted work on a calibrated device (e0d, e1d, roofline)"
+
 E0D = Symbol("e0d", "J/step", "dynamic energy per step")
 E1D = Symbol("e1d", "J/example", "dynamic energy per example")
 TAU0 = Symbol("τ0", "s/step", "time of a step when latency-bound")
@@ -138,7 +142,7 @@ SECTIONS = (
         repair_names={"nu_roofline": "step/s", "nu_0": "step/s", "P_max": "W"},
         needs={
             "nu_max": "needs calibrated joules per FLOP of this machine and dtype",
-            "nu_roofline": _COEFFICIENTS,
+            "nu_roofline": _COUNTED,
         },
         tells="whether power or time limits the speed, and how far below the limit the run went",
         references=("Zeus (2208.06102)",),
@@ -175,6 +179,30 @@ def live(readings: Readings) -> Values:
     peak = readings.peak_power
     least = readings.from_information(readings.information * THERMAL_ENERGY / peak, "ΔS·k_B·300 K·ln 2/P_max")
     return {
-        "5.1": {"nu_0": readings.step_rate, "P_max": peak},
+        "5.1": {"nu_0": readings.step_rate, "P_max": peak, **_priced(readings)},
         "5.2": {"t_min": least, "P_max": peak, "t_actual": readings.duration},
     }
+
+
+def _priced(readings: Readings) -> dict[str, Estimate]:
+    """Return the step rates that power and roofline allow a run whose work has a price; none without."""
+    priced, work = readings.priced, readings.accounts.work
+    if priced is None:
+        return {}
+    static, batch = readings.component_power("static"), work["examples"] / work["steps"]
+    # The batch is the run's own: the roofline's time of its step is max(τ0, B·τ1) as it stands.
+    found = {
+        "nu_max": combined(
+            max_step_rate_as_written,
+            [readings.peak_power, work["parameters"], priced.e_flop],
+            "step/s",
+            "P_max/(N E_FLOP)",
+        ),
+        "nu_roofline": combined(
+            lambda peak, idle, b, e0d, e1d, least_s: max_step_rate(peak - idle, b, e0d, e1d, least_s, 0.0),
+            [readings.peak_power, static, batch, priced.e0d, priced.e1d, priced.roofline],
+            "step/s",
+            "the less of (P_max − P_static)/(e0d + e1d B) and 1/(s of a step at the roofline)",
+        ),
+    }
+    return {name: q for name, q in found.items() if q.known}

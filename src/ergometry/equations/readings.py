@@ -11,6 +11,7 @@ from ergometry.core.run import Run
 from ergometry.core.series import LOSSES
 from ergometry.equations.codelength import read_information
 from ergometry.equations.displacement import GradientWork, read_gradient_work
+from ergometry.equations.priced import Priced, read_priced
 from ergometry.work.accounts import Accounts
 
 BIN_S = 1.0
@@ -28,6 +29,7 @@ class Readings:
         step_rate: ν₀ over the whole run, step/s, evaluation and idle time included.
         peak_power: P_max, W.
         information: I, nat.
+        priced: what the work of a step costs; None without a calibration and counted work.
         gradient: sums over the optimizer's steps, loss units.
         loss_change: last minus first loss, loss units.
     """
@@ -37,6 +39,7 @@ class Readings:
     step_rate: Estimate
     peak_power: Estimate
     information: Estimate
+    priced: Priced | None
     gradient: GradientWork
     loss_change: Estimate
 
@@ -60,6 +63,7 @@ def read(run: Run, accounts: Accounts) -> Readings:
         step_rate=accounts.work["steps"] / duration,
         peak_power=read_peak_power(run, accounts),
         information=read_information(run),
+        priced=read_priced(run, accounts),
         gradient=read_gradient_work(run),
         loss_change=_loss_change(run),
     )

@@ -49,8 +49,8 @@ class Section:
     """One numbered formula.
 
     ``as_written_names`` and ``repair_names`` map each value that a run's summary carries to its unit; a name
-    occurs once in a section. ``needs`` says, for a value that no run can fill yet, what it would take;
-    the first of ``as_written_names`` is the formula's left side. ``tells`` is what a reader learns from the number.
+    occurs once in a section. ``needs`` says, for a value that not every run can fill, what it takes; the
+    first of ``as_written_names`` is the formula's left side. ``tells`` is what a reader learns from the number.
     """
 
     id: str

@@ -1,9 +1,8 @@
-"""Counts and rates: steps, examples, tokens, FLOP and bytes of a run, and each joule's worth of them."""
+"""Counts: steps, examples, tokens, FLOP and bytes of a run, and its losses."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -14,8 +13,6 @@ from ergometry.core.run import Run, Table
 
 Array = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
-
-PER_RUN = "total energy, evaluation and set-up included, over {of}"
 
 
 def mean_power(spent: Estimate, duration_s: float) -> Estimate:
@@ -49,13 +46,31 @@ def work(run: Run) -> dict[str, Estimate]:
         if parameters is None
         else Estimate(float(parameters), 0.0, "parameter", Provenance.MEASURED, "counted in the model"),
         "flops": _counted(run, steps["flops"], "flops"),
-        "bytes": Estimate.unknown("byte", "needs counts of the bytes that each operation moves"),
-        "communication_bytes": Estimate(0.0, 0.0, "byte", Provenance.DERIVED, "one process: no collectives"),
+        "bytes": _counted(run, _work_column(run, *_BYTES), "bytes"),
+        "communication_bytes": _communication(run),
         "peak_memory_bytes": _peak_memory(run),
     }
 
 
-_UNITS = {"examples": "example", "tokens": "token", "flops": "flop"}
+_UNITS = {"examples": "example", "tokens": "token", "flops": "flop", "bytes": "byte"}
+
+_BYTES = ("forward_bytes", "backward_bytes", "optimizer_bytes")
+
+_OPERATIONS = ("flops", "bytes")
+
+
+def _work_column(run: Run, *names: str) -> Array:
+    """Return the sum of columns of the work table, a row a step; NaN where one is not known, or makes no sense."""
+    table = run.table(series.WORK)
+    columns = [np.where(table[name] >= 0, table[name], np.nan) for name in names]
+    return np.asarray(np.sum(columns, axis=0))
+
+
+def _communication(run: Run) -> Estimate:
+    sent = _work_column(run, "communication_bytes")
+    if not np.any(sent > 0):
+        return Estimate(0.0, 0.0, "byte", Provenance.DERIVED, "one process: no collectives")
+    return Estimate(float(np.nansum(sent)), None, "byte", Provenance.DERIVED, "sent in collectives by this process")
 
 
 def _counted(run: Run, column: Array, name: str) -> Estimate:
@@ -68,12 +83,13 @@ def _counted(run: Run, column: Array, name: str) -> Estimate:
             "examples": "no batch was seen in a step; state it with --examples",
             "tokens": "no sequence of token ids was seen in a step; state it with --tokens",
             "flops": "in no training step were all operations counted",
+            "bytes": "needs counts of the bytes that each operation moves",
         }
-        return Estimate.unknown(unit, missing[name] if len(column) else "no training step was seen")
-    method = "counted in the operations that ran in training steps" if name == "flops" else "counted in training steps"
+        return Estimate.unknown(unit, missing[name] if len(column) or name == "bytes" else "no training step was seen")
+    method = f"counted in {'the operations that ran in ' if name in _OPERATIONS else ''}training steps"
     lost = len(column) - len(seen)
     if not lost:
-        provenance = Provenance.DERIVED if why or name == "flops" else Provenance.MEASURED
+        provenance = Provenance.DERIVED if why or name in _OPERATIONS else Provenance.MEASURED
         return Estimate(math.fsum(seen), 0.0, unit, provenance, method, why)
     spread = float(np.std(seen, ddof=1)) if len(seen) > 1 else None
     stderr = None if spread is None else spread * math.sqrt(lost * (1.0 + lost / len(seen)))
@@ -94,49 +110,6 @@ def _peak_memory(run: Run) -> Estimate:
     if not good.any():
         return Estimate.unknown("byte", "no reading of memory was recorded")
     return Estimate(float(peaks[good].max()), 0.0, "byte", Provenance.MEASURED, "peak resident memory of the process")
-
-
-def rates(run: Run, spent: Estimate, power: Estimate, done: Mapping[str, Estimate]) -> dict[str, Estimate]:
-    """Return seconds per step, FLOP/s in steps, mean power, and total joules per step, example and FLOP."""
-    steps = run.table(series.STEPS)
-    seconds = (steps["t1_s"] - steps["t0_s"])[trained(steps)]
-    return {
-        "step_s": _mean_step(seconds),
-        "power_w": power,
-        "flop_per_s": _flop_rate(done["flops"], float((steps["t1_s"] - steps["t0_s"]).sum())),
-        "mfu": Estimate.unknown("", "needs a calibrated peak FLOP/s"),
-        "j_per_step": _per(spent, done["steps"], "training steps"),
-        "j_per_example": _per(spent, done["examples"], "training examples"),
-        "j_per_flop": _per(spent, done["flops"], "FLOP of training steps"),
-    }
-
-
-def _mean_step(seconds: Array) -> Estimate:
-    if not len(seconds):
-        return Estimate.unknown("s", "no training step was seen")
-    stderr = float(np.std(seconds, ddof=1)) / math.sqrt(len(seconds)) if len(seconds) > 1 else None
-    method = "mean over training steps, by host time; the error is the mean's, steps taken as independent"
-    return Estimate(float(np.mean(seconds)), stderr, "s", Provenance.MEASURED, method)
-
-
-def _flop_rate(flops: Estimate, seconds: float) -> Estimate:
-    if flops.value is None or seconds <= 0:
-        return Estimate.unknown("flop/s", flops.why or "no training step was seen")
-    stderr = None if flops.stderr is None else flops.stderr / seconds
-    return Estimate(flops.value / seconds, stderr, "flop/s", Provenance.DERIVED, "FLOP over seconds in training steps")
-
-
-def _per(spent: Estimate, done: Estimate, of: str) -> Estimate:
-    """Return energy per unit of work. Plain division: the units are known here, so pint is not needed."""
-    unit = f"J/{done.unit}"
-    provenance = weakest(spent.provenance, done.provenance, Provenance.DERIVED)
-    if spent.value is None or not done.value:
-        return Estimate.unknown(unit, spent.why or done.why or f"no {of}", provenance)
-    value = spent.value / done.value
-    stderr = None
-    if spent.stderr is not None and done.stderr is not None:
-        stderr = math.hypot(spent.stderr, value * done.stderr) / done.value
-    return Estimate(value, stderr, unit, provenance, PER_RUN.format(of=of), done.why)
 
 
 def loss(run: Run) -> dict[str, Estimate]:

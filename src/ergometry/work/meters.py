@@ -176,7 +176,7 @@ def _rest(domain: Domain, whole: Trace, parts: list[Trace], duration_s: float) -
     """
     signal = whole.signal
     own_s = whole.t_s[(whole.t_s > 0) & (whole.t_s < duration_s)]
-    stride = max(math.ceil(_grain_s(whole) / _each_s(whole) - 0.01), len(own_s) // _MOST_POINTS + 1)
+    stride = max(math.ceil(grain_s(whole) / _each_s(whole) - 0.01), len(own_s) // _MOST_POINTS + 1)
     at_s = np.concatenate(([0.0], own_s[::stride], [duration_s]))
     left_j = whole.cumulative_j(at_s)
     for part in parts:
@@ -203,10 +203,10 @@ def _tells_more(inner: Trace, outer: Trace, duration_s: float) -> bool:
     """Say whether an inner reading tells of time what the outer one cannot: a device's own time, or a finer one."""
     if not is_measured(inner.signal) or read_share(inner, duration_s) < MOST_READ:
         return False
-    return inner.signal.device != outer.signal.device or 2 * _grain_s(inner) < _grain_s(outer)
+    return inner.signal.device != outer.signal.device or 2 * grain_s(inner) < grain_s(outer)
 
 
-def _grain_s(trace: Trace) -> float:
+def grain_s(trace: Trace) -> float:
     """Return the time within which a trace cannot tell when its joules were used, s."""
     return max(_each_s(trace), trace.signal.update_period_s, trace.signal.averaging_s)
 

@@ -70,7 +70,7 @@ class Timeline:
         reading a value, which waits for the device.
         """
         table = run.table(series.DEVICE_STEPS)
-        number = table["device"] == _device_number(device)
+        number = table["device"] == device_number(device)
         numbers = run.table(series.STEPS)["step"]
         if not number.any() or not len(numbers):
             return None
@@ -171,7 +171,7 @@ def _closed(shares: Array) -> Array:
     return shares
 
 
-def _device_number(device: str) -> int:
+def device_number(device: str) -> int:
     """Return the number of a torch device: 1 for ``cuda:1``, 0 for ``cuda`` or ``mps``."""
     _, _, number = device.partition(":")
     return int(number) if number.isdigit() else 0

@@ -14,7 +14,7 @@ from ergometry.core.errors import UsageError
 from ergometry.core.estimate import Estimate
 from ergometry.core.ports import Signal
 from ergometry.core.run import Run, SampleTable, Table
-from ergometry.work.calibration import Meter, calibrate
+from ergometry.work.board_gain import Meter, calibrate
 
 GPU = Signal("node0/gpu0", "energy_j", "measured", "NVML energy counter", rel_stderr=0.05, board="GPU-1")
 GPU_W = Signal("node0/gpu0", "power_w", "measured", "NVML power", rel_stderr=0.05, board="GPU-1")

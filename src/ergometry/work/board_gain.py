@@ -1,4 +1,4 @@
-"""Calibration: the gain that makes a board's readings those of a reference meter, from runs that both saw.
+"""Board gain: the factor that makes a board's readings those of a reference meter, from runs that both saw.
 
     directly            g = η·E_meter / E_board
     by difference       g = (η·ΔP_meter - ΔP_others) / ΔP_board
