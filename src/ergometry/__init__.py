@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ergometry import equations
+    from ergometry import equations, work
     from ergometry.core.estimate import Estimate, Provenance
     from ergometry.core.run import Run
     from ergometry.session import Recording, Window, measure, record
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = ["Estimate", "Provenance", "Recording", "Run", "Window", "equations", "load", "measure", "record"]
+__all__ = ["Estimate", "Provenance", "Recording", "Run", "Window", "equations", "load", "measure", "record", "work"]
 
 _HOMES = {
     "Estimate": "ergometry.core.estimate",
@@ -35,8 +35,8 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)
-    if name == "equations":
-        return importlib.import_module("ergometry.equations")
+    if name in ("equations", "work"):
+        return importlib.import_module(f"ergometry.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,12 @@ from syrupy.assertion import SnapshotAssertion
 from syrupy.extensions.single_file import SingleFileSnapshotExtension, WriteMode
 
 from ergometry.core.estimate import Estimate
-from ergometry.report import render
+from ergometry.report import calibration, render
+from ergometry.report.by import by
 from ergometry.report.compare import compare
-from support.odd_runs import mixed, modelled, wave
+from ergometry.report.spending import BY
+from support.calibrations import FOUND, machine
+from support.odd_runs import attributed, mixed, modelled, wave
 from support.synthetic import synthetic_run
 
 
@@ -60,6 +64,7 @@ RUNS = {
     "modelled": modelled,
     "mixed": mixed,
     "no steps": lambda: synthetic_run(0),
+    "attributed": attributed,
 }
 
 
@@ -91,6 +96,17 @@ def test_page(kind: str, golden: SnapshotAssertion) -> None:
         r"<style>.*?</style>|<script>.*?</script>|<script [^>]*summary[^>]*>.*?</script>", "", page, flags=re.S
     )
     assert steady(page) == golden
+
+
+@pytest.mark.parametrize("what", BY)
+@pytest.mark.parametrize("form", ["text", "markdown"])
+def test_one_table(what: str, form: str, golden: SnapshotAssertion) -> None:
+    assert by(attributed(), what, form) == golden
+
+
+def test_calibration(golden: SnapshotAssertion) -> None:
+    conditions = {"seconds": 90.0, "sensor": "NVML energy counter", "kernels": [k.to_json() for k in machine()]}
+    assert calibration.text(replace(FOUND, conditions=conditions)) == golden
 
 
 def test_comparison(golden: SnapshotAssertion) -> None:

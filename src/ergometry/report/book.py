@@ -29,4 +29,4 @@ class Book:
         """Work everything out, walking over the samples once."""
         traces, timeline = run.traces(), Timeline.of(run)
         books = accounts(run, traces, timeline)
-        return cls(run, traces, timeline, books, summary(run, books))
+        return cls(run, traces, timeline, books, summary(run, books, timeline))

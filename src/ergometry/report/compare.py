@@ -102,8 +102,20 @@ def _lines(runs: Sequence[Run], books: Sequence[Accounts]) -> list[Line]:
             Line(f"energy.by_phase.{phase}", phase, tuple(book.by_phase[phase] for book in books))
             for phase in books[0].by_phase
         ),
+        *_components(books),
     ]
     return [line for line in lines if any(value.known for value in line.values)]
+
+
+def _components(books: Sequence[Accounts]) -> list[Line]:
+    """Return the components that are known, and not nothing, in every run; without them the residual tells nothing."""
+    lines = []
+    for component in ("static", "compute", "memory", "communication"):
+        values = tuple(book.by_component[component] for book in books)
+        if all(value.known for value in values) and any(value.value for value in values):
+            lines.append(Line(f"energy.by_component.{component}", f"{component} energy", values))
+    residual = tuple(book.by_component["residual"] for book in books)
+    return [*lines, Line("energy.by_component.residual", "residual", residual)] if lines else []
 
 
 _RATES = (
@@ -113,6 +125,8 @@ _RATES = (
     ("j_per_flop", "energy"),
     ("step_s", "time per step"),
     ("flop_per_s", "compute"),
+    ("byte_per_s", "memory traffic"),
+    ("mfu", "MFU"),
 )
 
 

@@ -8,65 +8,52 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
 from ergometry.core import series
 from ergometry.core.domain import cover
-from ergometry.core.estimate import Provenance
+from ergometry.core.estimate import Estimate, Provenance
 from ergometry.core.trace import Trace
+from ergometry.report import roofline
 from ergometry.report.book import Book
+from ergometry.report.icicle import icicle
+from ergometry.report.plots import (
+    HATCH,
+    MOST_BINS,
+    Array,
+    Figure,
+    Part,
+    View,
+    banded,
+    curve,
+    energy_unit,
+    plotted,
+    time_unit,
+)
+from ergometry.report.roofline import Point
 from ergometry.work.coverage import is_memory
 
-Array = npt.NDArray[np.float64]
-Plot = dict[str, Any]
-
-MOST_BINS = 600
 _MOST_BLOCKS = 120
+_FITTINGS = 30
 
-#: Modelled joules are hatched wherever they are drawn.
-_HATCH = {"shape": "/", "size": 7, "solidity": 0.3}
+COMPONENTS = ("static", "memory", "communication", "compute", "residual")
+"""The components from the bottom of the stack to its top."""
 
-#: The phases from the bottom of the stack to its top: what trains first.
+_UNKNOWN = Estimate.unknown("J", "")
+
 STACK = ("forward", "backward", "optimizer", "data", "evaluation", "other")
-
-
-class Part(NamedTuple):
-    """One layer of a stack: the role of its colour, its name, its mean power in each bin (W), whether modelled."""
-
-    role: str
-    name: str
-    power: Array
-    modelled: bool
-
-
-@dataclass(frozen=True)
-class View:
-    """One way to draw a figure: its label on the switch, its legend as (role, words, modelled), and the plot."""
-
-    label: str
-    legend: tuple[tuple[str, str, bool], ...]
-    plot: Plot
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A figure: its name in the page, title, what a reader should know to read it, one view or more, and its width."""
-
-    name: str
-    title: str
-    caption: str
-    views: tuple[View, ...]
-    wide: bool = False
+"""The phases from the bottom of the stack to its top: what trains first."""
 
 
 def figures(book: Book) -> list[Figure]:
     """Return the figures that a run has the data for."""
     makers: tuple[Callable[[Book], Figure | None], ...] = (
         power_over_time,
+        icicle,
+        roofline_of,
         loss_against_energy,
         cumulative_energy,
         energy_per_example,
@@ -80,6 +67,14 @@ def figures(book: Book) -> list[Figure]:
     return drawn
 
 
+def roofline_of(book: Book) -> Figure | None:
+    """Return the roofline of the calibrated board with the run's phases below it."""
+    found = book.accounts.calibration
+    told = book.summary["roofline"]["points"]
+    shown = [Point(at["phase"], at["intensity"]["value"], at["flop_per_s"]["value"]) for at in told]
+    return roofline.figure(found, shown, []) if found is not None and shown else None
+
+
 def power_over_time(book: Book) -> Figure | None:
     """Return mean power (W) in time bins, stacked by phase, by component and by domain."""
     leaves = dict(leaf for meter in book.accounts.metered.meters for leaf in meter.leaves())
@@ -89,10 +84,9 @@ def power_over_time(book: Book) -> Figure | None:
     edges_s = _bins(leaves.values(), duration_s)
     scale, unit = time_unit(duration_s)
     powers = {name: np.maximum(trace.power_w(edges_s), 0.0) for name, trace in leaves.items()}
-    whole = np.sum(list(powers.values()), axis=0)
     by = {
         "by phase": _phase_powers(book, leaves, powers, edges_s),
-        "by component": _component_powers(book, whole, edges_s),
+        "by component": _component_powers(book, leaves, powers, edges_s),
     }
     if len(powers) > 1:
         by["by domain"] = [
@@ -121,9 +115,9 @@ def cumulative_energy(book: Book) -> Figure | None:
     scale, unit = time_unit(duration_s)
     factor, joule = energy_unit(float(energy[-1]))
     weak = _weak(book)
-    data = _line(at_s / scale, energy / factor, np.sqrt(variance) / factor, "accent", "energy", weak)
+    data = banded(at_s / scale, energy / factor, np.sqrt(variance) / factor, "accent", "energy", weak)
     legend = (("accent", f"energy ± one standard error, {book.accounts.total.provenance}", weak),)
-    plot = _plot(data, f"time ({unit})", f"energy ({joule})")
+    plot = plotted(data, f"time ({unit})", f"energy ({joule})")
     return Figure("energy", "Energy spent", "Joules since the start.", (View("", legend, plot),))
 
 
@@ -145,10 +139,10 @@ def loss_against_energy(book: Book) -> Figure | None:
         title, axis = "Loss over time", f"time ({unit})"
     starts = _blocks(len(loss), _MOST_BLOCKS)
     mean, spread = _means(loss, starts)
-    data = _line(_means(spent, starts)[0] / scale, mean, spread, "accent", "loss", False)
+    data = banded(_means(spent, starts)[0] / scale, mean, spread, "accent", "loss", False)
     each = math.ceil(len(loss) / len(starts))
     caption = f"Mean of every {each} minibatches ± their spread." if each > 1 else "Every minibatch."
-    view = View("", (("accent", "training loss, measured", False),), _plot(data, axis, "loss", from_start=True))
+    view = View("", (("accent", "training loss, measured", False),), plotted(data, axis, "loss", from_start=True))
     return Figure("loss", title, caption, (view,), wide=True)
 
 
@@ -178,7 +172,7 @@ def energy_per_example(book: Book) -> Figure | None:
     factor, joule = energy_unit(float(np.median(energy / done)))
     scale, unit = time_unit(book.run.duration_s)
     weak = _weak(book)
-    data = _line(
+    data = banded(
         0.5 * (begin_s + end_s) / scale,
         energy / done / factor,
         np.sqrt(variance) / done / factor,
@@ -187,7 +181,7 @@ def energy_per_example(book: Book) -> Figure | None:
         weak,
     )
     legend = (("accent", f"{joule} per {per} ± the error of sampling, {book.accounts.total.provenance}", weak),)
-    plot = _plot(data, f"time ({unit})", f"{joule}/{per}", zero=True, from_start=True)
+    plot = plotted(data, f"time ({unit})", f"{joule}/{per}", zero=True, from_start=True)
     caption = f"Blocks of {math.ceil(len(steps) / len(starts))} steps, evaluations between them included."
     return Figure("per_example", f"Energy per {per}", caption, (View("", legend, plot),))
 
@@ -206,9 +200,11 @@ def learning_rate(book: Book) -> Figure | None:
         name = "learning rate" if len(groups) == 1 else f"optimizer {optimizer:.0f}, group {group:.0f}"
         role = "accent" if len(groups) == 1 else f"domain{i}"
         step, rate = np.append(step, max(last, step[-1])), np.append(rate, rate[-1])
-        data.append(_curve(step, rate, role, name, shape="hv"))
+        data.append(curve(step, rate, role, name, shape="hv"))
         legend.append((role, name, False))
-    return Figure("learning_rate", "Learning rate", "", (View("", tuple(legend), _plot(data, "step", "η", zero=True)),))
+    return Figure(
+        "learning_rate", "Learning rate", "", (View("", tuple(legend), plotted(data, "step", "η", zero=True)),)
+    )
 
 
 def gradient_work(book: Book) -> Figure | None:
@@ -221,27 +217,11 @@ def gradient_work(book: Book) -> Figure | None:
     step = _means(table["step"][good], starts)[0]
     work, spread = _means(table["work"][good], starts)
     path = _means(table["path"][good], starts)[0]
-    data = [*_line(step, work, spread, "accent", "−g·Δθ", False), _curve(step, path, "muted", "|g||Δθ|")]
+    data = [*banded(step, work, spread, "accent", "−g·Δθ", False), curve(step, path, "muted", "|g||Δθ|")]
     legend = (("accent", "−g·Δθ, work along the minibatch gradient", False), ("muted", "|g||Δθ|, its bound", False))
     caption = "Loss units a step: how much each step should lower the loss, to first order."
-    plot = _plot(data, "step", "loss units")
+    plot = plotted(data, "step", "loss units")
     return Figure("gradient_work", "Gradient work", caption, (View("", legend, plot),))
-
-
-def time_unit(duration_s: float) -> tuple[float, str]:
-    """Return (seconds per unit, name) of the unit that a time axis of this length is read in."""
-    for most, scale, unit in ((300.0, 1.0, "s"), (3 * 3600.0, 60.0, "min"), (4 * 86400.0, 3600.0, "h")):
-        if duration_s <= most:
-            return scale, unit
-    return 86400.0, "d"
-
-
-def energy_unit(joules: float) -> tuple[float, str]:
-    """Return (joules per unit, name) of the unit that an energy axis up to this value is read in."""
-    for least, unit in ((1e9, "GJ"), (1e6, "MJ"), (1e3, "kJ"), (1.0, "J"), (1e-3, "mJ")):
-        if abs(joules) >= least:
-            return least, unit
-    return (1e-6, "µJ") if joules else (1.0, "J")
 
 
 def _bins(traces: Iterable[Trace], duration_s: float) -> Array:
@@ -256,20 +236,71 @@ def _is_weak(trace: Trace) -> bool:
 
 def _weak(book: Book) -> bool:
     """Say whether the run's joules are modelled or assumed."""
-    return book.accounts.total.provenance.rank > Provenance.DERIVED.rank
+    return _is_modelled(book.accounts.total)
 
 
-def _phase_powers(book: Book, leaves: dict[str, Trace], powers: dict[str, Array], edges_s: Array) -> list[Part]:
+def _is_modelled(estimate: Estimate) -> bool:
+    return estimate.provenance.rank > Provenance.DERIVED.rank
+
+
+def _phase_split(book: Book, leaves: dict[str, Trace], powers: dict[str, Array], edges_s: Array) -> Array:
+    """Return the power (n, 6) of each phase in each bin; the phases sum to the bin's power."""
     split = np.zeros((len(edges_s) - 1, len(series.PHASES)))
     for name, trace in leaves.items():
         device = trace.signal.device
         timeline = (book.timeline.by_device_time(book.run, device) if device else None) or book.timeline
         split += powers[name][:, None] * timeline.fractions(edges_s)
+    energies = [_positive(book.accounts.by_phase[phase]) for phase in series.PHASES]
+    return _fitted(split, np.array(energies) / (edges_s[1] - edges_s[0]))
+
+
+def _fitted(split: Array, sums: Array) -> Array:
+    """Return power (n, 6) by bin and phase scaled by phase so that its columns have these sums, its rows keep theirs.
+
+    Bins are longer than phases: by time alone each would have an equal power, which is not what its joules say.
+    This is iterative proportional fitting (Deming and Stephan, 1940); a bin that would be left empty is not changed.
+    """
+    rows, fitted = split.sum(axis=1, keepdims=True), split
+    for _ in range(_FITTINGS):
+        columns = fitted.sum(axis=0)
+        scaled = fitted * np.where(columns > 0, sums / np.where(columns > 0, columns, 1.0), 1.0)
+        left = scaled.sum(axis=1, keepdims=True)
+        fitted = np.where(left > 0, scaled * rows / np.where(left > 0, left, 1.0), split)
+    return np.asarray(fitted)
+
+
+def _phase_powers(book: Book, leaves: dict[str, Trace], powers: dict[str, Array], edges_s: Array) -> list[Part]:
+    split = _phase_split(book, leaves, powers, edges_s)
     columns = {phase: split[:, i] for i, phase in enumerate(series.PHASES)}
     return [Part(phase, phase, columns[phase], _weak(book)) for phase in STACK if columns[phase].any()]
 
 
-def _component_powers(book: Book, whole: Array, edges_s: Array) -> list[Part]:
+def _component_powers(book: Book, leaves: dict[str, Trace], powers: dict[str, Array], edges_s: Array) -> list[Part]:
+    """Return the power of each component in each bin; they sum to the bin's power.
+
+    Of what each phase draws in a bin, a component has the share that it has of the phase's joules in the whole run.
+    """
+    known = book.accounts.components_by_phase
+    if not any(of.get("compute", _UNKNOWN).known for of in known.values()):
+        return _metered_components(book, np.sum(list(powers.values()), axis=0), edges_s)
+    split = _phase_split(book, leaves, powers, edges_s)
+    joules = np.array([[_positive(known.get(p, {}).get(c)) for c in COMPONENTS] for p in series.PHASES])
+    residual = COMPONENTS.index("residual")
+    joules[joules.sum(axis=1) <= 0, residual] = 1.0
+    power = split @ (joules / joules.sum(axis=1, keepdims=True))
+    return [
+        Part(component, component, power[:, i], _is_modelled(book.accounts.by_component[component]))
+        for i, component in enumerate(COMPONENTS)
+        if power[:, i].any()
+    ]
+
+
+def _positive(energy: Estimate | None) -> float:
+    return max(energy.value or 0.0, 0.0) if energy is not None and energy.known else 0.0
+
+
+def _metered_components(book: Book, whole: Array, edges_s: Array) -> list[Part]:
+    """Return the power of the components that have a reading or an idle power of their own."""
     parts, left = [], whole
     memory = cover({domain: trace for domain, trace in book.traces.items() if is_memory(domain)})
     if memory:
@@ -280,7 +311,7 @@ def _component_powers(book: Book, whole: Array, edges_s: Array) -> list[Part]:
     if static.value is not None:
         # Drawn no higher than the power there is: where less is drawn than at idle, the model is off, not the sum.
         power = np.minimum(np.full(len(whole), static.value / book.run.duration_s), left)
-        parts.insert(0, Part("static", "static", power, static.provenance.rank > Provenance.DERIVED.rank))
+        parts.insert(0, Part("static", "static", power, _is_modelled(static)))
         left = left - power
     weak = any(part.modelled for part in parts) or _weak(book)
     return [*parts, Part("residual", "residual, not yet split" if parts else "not yet split", left, weak)]
@@ -289,53 +320,14 @@ def _component_powers(book: Book, whole: Array, edges_s: Array) -> list[Part]:
 def _stack(label: str, parts: list[Part], edges: Array, unit: str) -> View:
     data = []
     for part in parts:
-        layer = _curve(edges, np.append(part.power, part.power[-1]), part.role, part.name, shape="hv")
+        layer = curve(edges, np.append(part.power, part.power[-1]), part.role, part.name, shape="hv")
         layer.update(stackgroup="power", hovertemplate=f"{part.name} %{{y:.4s}}W<extra></extra>")
         layer["line"]["width"] = 0
         if part.modelled:
-            layer["fillpattern"] = dict(_HATCH)
+            layer["fillpattern"] = dict(HATCH)
         data.append(layer)
     legend = tuple((part.role, part.name, part.modelled) for part in parts)
-    return View(label, legend, _plot(data, f"time ({unit})", "power (W)", zero=True))
-
-
-def _line(x: Array, y: Array, error: Array, role: str, name: str, modelled: bool) -> list[Plot]:
-    """Return a line over the band of ± its error; dashed when modelled."""
-    band = _curve(np.concatenate((x, x[::-1])), np.concatenate((y + error, (y - error)[::-1])), role, name)
-    band.update(fill="toself", hoverinfo="skip")
-    band["meta"]["band"] = True
-    band["line"]["width"] = 0
-    line = _curve(x, y, role, name)
-    if modelled:
-        band["fillpattern"] = dict(_HATCH)
-        line["line"]["dash"] = "6px,3px"
-    return [band, line]
-
-
-def _curve(x: Array, y: Array, role: str, name: str, shape: str = "linear") -> Plot:
-    return {
-        "type": "scatter",
-        "mode": "lines",
-        "name": name,
-        "x": rounded(x),
-        "y": rounded(y),
-        "line": {"shape": shape, "width": 1.75},
-        "meta": {"role": role},
-    }
-
-
-def _plot(data: list[Plot], x: str, y: str, *, zero: bool = False, from_start: bool = False) -> Plot:
-    axes = {"xaxis": (x, from_start), "yaxis": (y, zero)}
-    layout = {
-        axis: {"title": {"text": title}, "rangemode": "tozero" if at_zero else "normal"}
-        for axis, (title, at_zero) in axes.items()
-    }
-    return {"data": data, "layout": layout}
-
-
-def rounded(values: npt.ArrayLike) -> list[float | None]:
-    """Return values to six digits, with null for NaN and infinity: what a screen can show, in few bytes."""
-    return [float(f"{v:.6g}") if math.isfinite(v) else None for v in np.asarray(values, dtype=np.float64).tolist()]
+    return View(label, legend, plotted(data, f"time ({unit})", "power (W)", zero=True))
 
 
 def _blocks(n: int, most: int) -> npt.NDArray[np.int64]:

@@ -13,6 +13,8 @@ from ergometry.core.estimate import Estimate
 from ergometry.report import sensors, tables, words
 from ergometry.report.book import Book
 from ergometry.report.figures import figures
+from ergometry.report.rows import HEADER, cells, merged_name
+from ergometry.report.spending import root_name, spending
 
 
 def html(book: Book) -> str:
@@ -20,7 +22,7 @@ def html(book: Book) -> str:
     from plotly.offline import get_plotlyjs
 
     drawn = figures(book)
-    page = _environment().get_template("report.html.j2")
+    page = environment().get_template("report.html.j2")
     return page.render(
         summary=book.summary,
         run=book.summary["run"],
@@ -30,6 +32,7 @@ def html(book: Book) -> str:
         headline=dict(tables.headline(book)),
         loss=book.summary["loss"],
         energy={by: tables.energy_rows(book, by) for by in ("phase", "component", "domain")},
+        spent={by: _spent(book, by) for by in ("module", "op")},
         coverage=sensors.coverage_rows(book),
         beyond=sensors.beyond(book),
         boards=sensors.board_rows(book),
@@ -46,6 +49,25 @@ def html(book: Book) -> str:
     )
 
 
+_MOST_LINES = 16
+
+
+def _spent(book: Book, by: str) -> dict[str, Any]:
+    """Return a table of what the joules went to, its cells in words but for the energy."""
+    spent = spending(book.accounts, by)
+    lines = [
+        {
+            "name": merged_name(row),
+            "depth": depth,
+            "energy": row.energy,
+            "cells": [word for column, word in cells(row, spent.whole).items() if column != "energy"],
+            "total": row.name == "total" and row.energy is spent.whole,
+        }
+        for depth, row in spent.lines(_MOST_LINES, root_name(book.run))
+    ]
+    return {"why": spent.why, "header": HEADER, "lines": lines}
+
+
 def embedded(data: Any) -> Markup:
     r"""Return data as JSON that can stand inside a script element: no ``<`` is left to close it or open a comment.
 
@@ -55,7 +77,8 @@ def embedded(data: Any) -> Markup:
     return Markup(json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c"))
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Return the templates, with the words that they put quantities in."""
     environment = Environment(
         loader=PackageLoader("ergometry.report", "templates"),
         autoescape=True,

@@ -9,6 +9,8 @@ from typing import Any
 from ergometry.core.estimate import Estimate
 from ergometry.report import sensors, tables
 from ergometry.report.book import Book
+from ergometry.report.rows import HEADER, Row, cells, merged_name
+from ergometry.report.spending import Spending, root_name, spending
 from ergometry.report.words import UNKNOWN, duration, percent, quantity
 
 
@@ -25,6 +27,7 @@ def markdown(book: Book) -> str:
         _headline(book),
         sensors.beyond(book),
         *(_energy(book, by) for by in ("phase", "component", "domain") if summary["energy"][f"by_{by}"]),
+        _modules(book),
         *([_coverage(book)] if book.accounts.total.known else []),
         *([_boards(book)] if book.accounts.boards else []),
         _equations(book),
@@ -84,6 +87,24 @@ def _energy(book: Book, by: str) -> str:
     header = [by, "energy", "share", "time", "how it is known"]
     body = table([header[i] for i in shown], "".join("lrrrl"[i] for i in shown), [[r[i] for i in shown] for r in rows])
     return f"## Energy by {by}\n\n{body}"
+
+
+def _modules(book: Book) -> str:
+    spent = spending(book.accounts, "module")
+    if not spent.rows:
+        return f"## Energy by module\n\nNot known: {escape(spent.why)}."
+    return "## Energy by module\n\n" + spending_table(spent, spent.lines(_MODULES, root_name(book.run)))
+
+
+_MODULES = 12
+
+
+def spending_table(spent: Spending, lines: Iterable[tuple[int, Row]]) -> str:
+    """Return lines of what the joules went to as a table, modules indented within those that hold them."""
+    rows = [
+        ["&nbsp;" * 4 * depth + escape(merged_name(row)), *cells(row, spent.whole).values()] for depth, row in lines
+    ]
+    return table((spent.by, *HEADER.values()), "l" + "r" * len(HEADER), rows)
 
 
 def _coverage(book: Book) -> str:

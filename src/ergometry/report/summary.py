@@ -13,22 +13,30 @@ from ergometry.core.masking import mask_secrets
 from ergometry.core.notices import Notice
 from ergometry.core.run import Run
 from ergometry.report.findings import findings
+from ergometry.report.roofline import roofline_json
+from ergometry.report.spending import spending
 from ergometry.work.accounts import Accounts
 from ergometry.work.attribution import accounts
+from ergometry.work.timeline import Timeline
 
 SCHEMA = "ergometry.run/1"
+
+MOST_ROWS = 51
+"""Rows of ``by_module`` and ``by_op``: the last sums those that are left. ``erg report --by`` has all of them."""
 
 _TWO_BATCH_SIZES = "needs gradients at two batch sizes: gradient accumulation, or more than one rank"
 
 
-def summary(run: Run, books: Accounts | None = None) -> dict[str, Any]:
+def summary(run: Run, books: Accounts | None = None, timeline: Timeline | None = None) -> dict[str, Any]:
     """Return the JSON summary of a run, in progress or ended: plain dicts, lists, strings and finite numbers.
 
     Args:
         run: a stored run.
         books: ``accounts(run)``, where they are at hand.
+        timeline: ``Timeline.of(run)``, where it is at hand.
     """
-    books = accounts(run) if books is None else books
+    timeline = Timeline.of(run) if timeline is None else timeline
+    books = accounts(run, timeline=timeline) if books is None else books
     tree = {
         "schema": SCHEMA,
         "run": _identity(run),
@@ -37,11 +45,15 @@ def summary(run: Run, books: Accounts | None = None) -> dict[str, Any]:
             "by_component": books.by_component,
             "by_phase": books.by_phase,
             "by_domain": books.by_domain,
+            "by_module": _spending(books, "module"),
+            "by_op": _spending(books, "op"),
+            "components_by_phase": books.components_by_phase,
             "process": books.process,
             "coverage": books.coverage.to_json(),
         },
         "work": books.work,
         "rates": books.rates,
+        "roofline": roofline_json(run, books, timeline),
         "loss": {**{name: loss.value for name, loss in books.loss.items()}, "unit": "loss"},
         "noise": _noise(),
         "equations": _equations(run, books),
@@ -90,6 +102,15 @@ def _identity(run: Run) -> dict[str, Any]:
         "python": meta.get("python"),
         "torch": meta.get("torch"),
         "devices": list(meta.get("devices") or ()),
+    }
+
+
+def _spending(books: Accounts, by: str) -> dict[str, Any]:
+    spent = spending(books, by)
+    return {
+        "rows": [row.to_json(spent.whole) for row in spent.top(MOST_ROWS)],
+        "rest": spent.rest.energy,
+        "why": spent.why,
     }
 
 

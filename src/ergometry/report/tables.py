@@ -123,10 +123,16 @@ LABELS = {
     "step_s": "time per step",
     "power_w": "mean power",
     "flop_per_s": "compute rate",
-    "mfu": "FLOP/s over peak (MFU)",
+    "byte_per_s": "memory traffic",
+    "mfu": "model FLOP/s over peak (MFU)",
+    "hfu": "all FLOP/s over peak (HFU)",
     "j_per_step": "energy per step",
     "j_per_example": "energy per example",
+    "j_per_token": "energy per token",
     "j_per_flop": "energy per FLOP",
+    "j_per_byte": "energy per byte",
+    "intensity": "FLOP per byte",
+    "compute_bound": "time above the ridge",
 }
 """What a reader calls the work and the rates whose name in the summary is not already a word."""
 

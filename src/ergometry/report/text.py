@@ -14,8 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 from ergometry.core.estimate import Estimate
-from ergometry.report import sensors, tables
+from ergometry.report import by, sensors, tables
 from ergometry.report.book import Book
+from ergometry.report.spending import root_name, spending
 from ergometry.report.words import NO_BREAK, UNKNOWN, duration, percent, quantity
 
 _PROVENANCE_STYLE = {"measured": "green", "derived": "cyan", "modelled": "yellow", "assumed": "magenta"}
@@ -43,12 +44,12 @@ def text(book: Book, *, width: int = 80, colour: bool = False, brief: bool = Fal
         emoji=False,
         markup=False,
     )
-    for part in _brief_parts(book) if brief else _parts(book):
+    for part in _brief_parts(book) if brief else _parts(book, max(width, 40)):
         console.print(part)
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
 
 
-def _parts(book: Book) -> list[Any]:
+def _parts(book: Book, width: int) -> list[Any]:
     summary = book.summary
     parts: list[Any] = [*_head(summary["run"]), "", _Story(" ".join(tables.story(book))), "", _headline(book)]
     if book.accounts.total.known:
@@ -57,13 +58,14 @@ def _parts(book: Book) -> list[Any]:
                 " ".join(filter(None, (f"Energy is {tables.label(book.accounts.total)}.", sensors.beyond(book)))), "dim"
             )
         )
-    for by, title in (
+    for part, title in (
         ("phase", "Energy by phase"),
         ("component", "Energy by component"),
         ("domain", "Energy by domain"),
     ):
-        if summary["energy"][f"by_{by}"]:
-            parts += ["", _title(title), _energy(book, by)]
+        if summary["energy"][f"by_{part}"]:
+            parts += ["", _title(title), _energy(book, part)]
+    parts += ["", _title("Energy by module"), *_modules(book, width)]
     if book.accounts.total.known:
         parts += ["", _title("What was measured"), _coverage(book)]
     if book.accounts.boards:
@@ -149,6 +151,17 @@ def _energy(book: Book, by: str) -> Table:
             cells.append(duration(row.seconds) if row.seconds is not None else UNKNOWN)
         table.add_row(*cells, _note(row.energy, why=by == "domain"))
     return table
+
+
+def _modules(book: Book, width: int) -> list[Any]:
+    spent = spending(book.accounts, "module")
+    if not spent.rows:
+        return [Text(f"Not known: {spent.why}.", "dim")]
+    return [by.shown(spent, spent.lines(_MODULES, root_name(book.run)), width), Text(_MORE, "dim")]
+
+
+_MODULES = 7
+_MORE = "erg report RUN --by module, op or phase has more."
 
 
 def _coverage(book: Book) -> Table:

@@ -87,6 +87,19 @@ def test_another_format_is_refused(store):
     assert CliRunner().invoke(app, ["report", "last", "--format", "pdf", "--store", str(store)]).exit_code == 2
 
 
+def test_one_table_of_where_the_joules_went(store):
+    told = json.loads(erg("report", "last", "--by", "phase", "--format", "json", "--store", store))
+    assert told["by"] == "phase"
+    assert sum(row["energy"]["value"] for row in told["rows"]) == pytest.approx(told["total"]["value"])
+    assert "is not known" in erg("report", "last", "--by", "module", "--store", store)
+    assert erg("report", "last", "--by", "op", "--format", "markdown", "--store", store).startswith("# ")
+
+
+def test_a_table_is_no_page(store):
+    assert "text, markdown or json" in str(fails("report", "last", "--by", "op", "--format", "html", "--store", store))
+    assert CliRunner().invoke(app, ["report", "last", "--by", "colour", "--store", str(store)]).exit_code == 2
+
+
 def test_runs_are_compared_with_the_first(store):
     told = json.loads(erg("compare", FIRST, "last", "--format", "json", "--store", store))
     assert [run["id"] for run in told["runs"]] == [FIRST, SECOND]

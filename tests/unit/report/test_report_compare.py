@@ -12,7 +12,7 @@ import pytest
 from ergometry.core.errors import UsageError
 from ergometry.report.compare import compare
 from ergometry.work import accounts
-from support.odd_runs import ODD_RUNS
+from support.odd_runs import ODD_RUNS, attributed
 from support.synthetic import MODELLED, synthetic_run
 
 FIRST = synthetic_run(100, power_w=50.0, name="first")
@@ -37,6 +37,13 @@ def test_differences_and_ratios_carry_both_errors():
 def test_everything_that_was_asked_for_is_compared():
     names = set(quantities(FIRST, SECOND))
     assert names >= {"energy.total", "run.duration_s", "rates.j_per_example", "loss.last", "energy.by_phase.forward"}
+
+
+def test_components_are_compared_where_both_runs_know_them():
+    components = {name for name in quantities(attributed(), attributed()) if "by_component" in name}
+    assert components == {f"energy.by_component.{c}" for c in ("static", "compute", "memory", "residual")}
+    assert not [name for name in quantities(attributed(), FIRST) if "by_component" in name]
+    assert not [name for name in quantities(FIRST, SECOND) if "by_component" in name]
 
 
 def test_each_run_is_compared_with_the_first():

@@ -25,14 +25,19 @@ Q = {"value", "stderr", "unit", "provenance", "method", "why"}
 KEYS = {
     "": {
         *("schema", "run", "energy", "work", "rates", "loss", "noise", "health", "equations", "findings", "overhead"),
-        "warnings",
+        *("warnings", "roofline"),
     },
     "run": {"id", "command", "started", "duration_s", "status", "host", "ranks", "python", "torch", "devices"},
-    "energy": {"total", "by_component", "by_phase", "by_domain", "process", "coverage"},
+    "energy": {"total", "by_component", "by_phase", "by_domain", "process", "coverage", "by_module", "by_op"}
+    | {"components_by_phase"},
     "work": {
         *("steps", "examples", "tokens", "parameters", "flops", "bytes", "communication_bytes", "peak_memory_bytes"),
     },
-    "rates": {"step_s", "power_w", "flop_per_s", "mfu", "j_per_step", "j_per_example", "j_per_flop"},
+    "rates": {
+        *("step_s", "power_w", "flop_per_s", "mfu", "j_per_step", "j_per_example", "j_per_flop", "hfu", "byte_per_s"),
+        *("j_per_byte", "j_per_token", "intensity", "compute_bound"),
+    },
+    "roofline": {"why", "calibration", "peaks", "ridge", "points"},
     "loss": {"first", "last", "best", "unit"},
     "noise": {"b_noise", "grad_sq", "trace_cov"},
     "overhead": {"fraction", "wall_s", "samples", "dropped"},
@@ -87,6 +92,8 @@ def check(document: dict[str, Any]) -> None:
             check_quantity(q, f"{name}.{key}")
     assert document["loss"]["unit"] == "loss"
     check_quantity(document["overhead"]["fraction"], "overhead.fraction")
+    check_division(energy)
+    check_roofline(document["roofline"])
     check_words(document)
     check_equations(document["equations"])
 
@@ -114,6 +121,41 @@ def check_coverage(coverage: dict[str, Any], total: dict[str, Any]) -> None:
     else:
         assert math.fsum(included) == pytest.approx(total["value"], rel=1e-9, abs=1e-9)
         assert coverage["measured"]["value"] is None or 0 <= coverage["measured"]["value"] <= 1
+
+
+def check_division(energy: dict[str, Any]) -> None:
+    """Hold what the joules went to, to the contract: its sums are the total's."""
+    for by in ("by_module", "by_op"):
+        table = energy[by]
+        assert set(table) == {"rows", "rest", "why"}
+        assert bool(table["why"]) == (not table["rows"])
+        check_quantity(table["rest"], f"energy.{by}.rest")
+        for row in table["rows"]:
+            for name in ("energy", "share", "flops", "bytes", "roofline_s", "j_per_flop", "intensity"):
+                check_quantity(row[name], f"energy.{by}.{row['name']}.{name}")
+        if table["rows"]:
+            joules = [row["energy"]["value"] for row in table["rows"]]
+            assert math.fsum([*joules, table["rest"]["value"]]) == pytest.approx(energy["total"]["value"], rel=1e-9)
+    for phase, parts in energy["components_by_phase"].items():
+        for component, q in parts.items():
+            check_quantity(q, f"energy.components_by_phase.{phase}.{component}")
+        known = [q["value"] for q in parts.values() if q["value"] is not None]
+        assert math.fsum(known) == pytest.approx(energy["by_phase"][phase]["value"], rel=1e-6, abs=1e-6), phase
+
+
+def check_roofline(roofline: dict[str, Any]) -> None:
+    """Hold the roofline to the contract."""
+    known = roofline["calibration"] is not None
+    assert bool(roofline["why"]) != known
+    assert known == (roofline["peaks"] is not None) == (roofline["ridge"] is not None)
+    if known:
+        assert set(roofline["calibration"]) == {"device", "board", "date", "provenance", "remarks"}
+        for dtype, q in roofline["peaks"]["flop_per_s"].items():
+            check_quantity(q, dtype)
+            check_quantity(roofline["ridge"][dtype], dtype)
+    for point in roofline["points"]:
+        check_quantity(point["intensity"], point["phase"])
+        check_quantity(point["flop_per_s"], point["phase"])
 
 
 def check_words(document: dict[str, Any]) -> None:

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 
 from ergometry.core import series
+from ergometry.core.estimate import Estimate
 from ergometry.report.book import Book
-from ergometry.report.figures import MOST_BINS, energy_unit, figures, rounded, time_unit
-from support.odd_runs import ODD_RUNS, memory_and_core, modelled, wave, with_table
+from ergometry.report.figures import figures, power_over_time
+from ergometry.report.plots import MOST_BINS, energy_unit, rounded, time_unit
+from support.odd_runs import ODD_RUNS, attributed, memory_and_core, modelled, wave, with_table
 from support.synthetic import synthetic_run
 
 STYLE = files("ergometry.report").joinpath("templates/style.css").read_text(encoding="utf-8")
@@ -49,6 +51,34 @@ def test_the_layers_of_each_view_stack_to_the_total(view):
 def test_the_components_drawn_are_those_that_are_known():
     assert set(lines(drawn(modelled())["power"], 1)) == {"static", "residual, not yet split"}
     assert set(lines(drawn(memory_and_core())["power"], 1)) == {"memory", "residual, not yet split"}
+
+
+def test_the_components_of_a_calibrated_run_have_the_area_of_their_joules():
+    book = Book.of(attributed())
+    layers = lines(drawn(book.run)["power"], 1)
+    areas = {name: area_j(layer) for name, layer in layers.items()}
+    assert sum(areas.values()) == pytest.approx(book.accounts.total.value, rel=1e-4)
+    for component, energy in book.accounts.by_component.items():
+        if component != "communication":
+            assert areas[component] == pytest.approx(energy.value, rel=0.02), component
+    for phase, layer in lines(drawn(book.run)["power"]).items():
+        assert area_j(layer) == pytest.approx(book.accounts.by_phase[phase].value, rel=5e-3), phase
+    assert "communication" not in layers
+
+
+def test_a_residual_below_zero_is_not_drawn_and_the_rest_still_stacks_to_the_total():
+    book = Book.of(attributed())
+    parts = {p: {**of, "residual": Estimate(-50.0, 1.0, "J")} for p, of in book.accounts.components_by_phase.items()}
+    changed = replace(book, accounts=replace(book.accounts, components_by_phase=parts))
+    layers = {t["name"]: t for t in power_over_time(changed).views[1].plot["data"]}
+    assert sum(map(area_j, layers.values())) == pytest.approx(book.accounts.total.value, rel=1e-4)
+    assert "residual" not in layers
+    assert all(min(layer["y"]) >= 0 for layer in layers.values())
+
+
+def test_the_roofline_and_the_icicle_are_drawn_of_a_calibrated_run_alone():
+    assert {"roofline", "modules"} <= set(drawn(attributed()))
+    assert not {"roofline", "modules"} & set(drawn(synthetic_run()))
 
 
 def test_cumulative_energy_ends_at_the_total():
@@ -121,6 +151,12 @@ def test_every_role_has_a_colour_in_light_and_in_dark():
     light, dark = re.findall(r":root \{(.*?)\}", STYLE, re.DOTALL)
     runs = [make() for make in ODD_RUNS.values()]
     roles = {role for run in runs for f in drawn(run).values() for view in f.views for role, _, _ in view.legend}
+    nested = [t for run in runs for f in drawn(run).values() for t in f.views[0].plot["data"] if "roles" in t["meta"]]
+    assert nested
+    roles |= {role for trace in nested for role in trace["meta"]["roles"]}
+    roles |= {
+        t["meta"]["role"] for run in runs for f in drawn(run).values() for t in f.views[0].plot["data"] if "x" in t
+    }
     roles |= set(series.PHASES) | {"static", "compute", "memory", "communication", "residual"}
     for role in roles:
         for scheme in (light, dark):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ergometry.core.run import Run
-from ergometry.report.findings import boards, training
+from ergometry.report.findings import boards, training, work
 from ergometry.report.findings.finding import Finding
 from ergometry.work.accounts import Accounts
 
@@ -23,6 +23,9 @@ RULES: tuple[Rule, ...] = (
     boards.other_limit,
     boards.little_used,
     boards.hot,
+    work.low_mfu,
+    work.memory_bound,
+    work.residual,
 )
 
 
