@@ -71,6 +71,14 @@ CATALOGUE: dict[str, tuple[str, str]] = {
         "gradient work was followed for a part of the parameters only: {detail}",
         "it stands for that part; the other quantities are unaffected",
     ),
+    "physics.failed": (
+        "an estimator of the thermodynamic ledger gave up: {detail}",
+        "its entries are null with this reason; the training and the other estimators are unaffected",
+    ),
+    "physics.unavailable": (
+        "a quantity of the thermodynamic ledger could not be taken: {detail}",
+        "its entries are null with this reason; the training and the other quantities are unaffected",
+    ),
     "loss.unreadable": ("the loss was not a finite scalar in {detail} steps", "those steps have no loss"),
     "value.not_finite": ("a value was NaN or infinite and is null here: {detail}", "see its why"),
     "steps.skipped": (

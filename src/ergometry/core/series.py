@@ -123,6 +123,134 @@ PROFILE_USES = Series(11, "profile_uses", ("t_s", "profile", "uses", "step"))
 """How often each profile of the label ``profiles`` was used so far: of each profile the last row counts. A call that
 was estimated from one like it counts as that many uses as it is larger."""
 
+FIRST_LAW = Series(
+    12,
+    "first_law",
+    (
+        "step",
+        "t_s",
+        "loss_before",
+        "loss_after",
+        "midpoint",
+        "midpoint_stderr",
+        "path_midpoint",
+        "path_midpoint_stderr",
+        "how",
+        "sampled",
+        "parameters",
+        "cost_s",
+    ),
+)
+"""Of one sampled step k, unscaled loss units: ℓ_Bk(θ_k) and ℓ_Bk(θ_k+1), summed over the step's backwards; where it was
+taken, −½(g+g⁺)·Δθ and ½(|g|+|g⁺|)|Δθ| with the sampling error of blocks, else NaN. ``how``: 1 the script's own
+operators replayed, 2 the loss function that the user gave."""
+
+NOISE = Series(
+    13,
+    "noise",
+    (
+        "step",
+        "how",
+        "small_batch",
+        "big_batch",
+        "small_sq",
+        "big_sq",
+        "small_preconditioned_sq",
+        "big_preconditioned_sq",
+        "lag2_sq",
+        "sampled",
+        "parameters",
+        "dataset",
+        "cost_s",
+    ),
+)
+"""|g|² of gradients over two batch sizes (examples), unscaled, of the whole model or of one part of it (``how`` 5), each
+unbiased: blocks of parameters are already scaled up. ``how``: 1 micro-batches of one step, 2 ranks, 3 halves of one
+batch, 4 two consecutive steps (and ``lag2_sq``, |g_k+2 − g_k|², bounds the drift between them), 5 examples by the
+gradients of normalisation layers. Preconditioned: Σ g²/(√v+ε) with Adam's own v, NaN elsewhere. ``dataset``: examples
+of the training set, NaN where it streams."""
+
+EQUILIBRIUM = Series(
+    14,
+    "equilibrium",
+    (
+        "step",
+        "theta_g",
+        "theta_g_stderr",
+        "dtheta_sq",
+        "dtheta_sq_stderr",
+        "virial",
+        "virial_stderr",
+        "momentum",
+        "eligible",
+        "sampled",
+        "parameters",
+        "cost_s",
+    ),
+)
+"""Of one optimizer step: θ·g, |Δθ|² and (θ−θ̄)·g, with θ̄ the mean over the steps sampled so far, g with coupled weight
+decay. ``eligible`` is 1 for plain SGD with heavy-ball momentum (no dampening, no Nesterov), for which the
+fluctuation–dissipation relation is stated."""
+
+LENGTH = Series(
+    15,
+    "length",
+    (
+        "step",
+        "t_s",
+        "js",
+        "js_sq",
+        "angle",
+        "angle_sq",
+        "js_ends",
+        "angle_ends",
+        "examples",
+        "classes",
+        "js_stderr",
+        "angle_stderr",
+        "cost_s",
+    ),
+)
+"""Of a probe batch's outputs p, since the last row: means over its predictions of √(8·JS), 8·JS, the Fisher angle and its
+square; ``*_ends``: from the first probe to this one. ``examples`` is the number of predictions."""
+
+CURVATURE = Series(
+    16,
+    "curvature",
+    (
+        "step",
+        "t_s",
+        "largest",
+        "largest_stderr",
+        "along_gradient",
+        "along_gradient_stderr",
+        "trace",
+        "trace_stderr",
+        "noise_trace",
+        "noise_trace_stderr",
+        "grad_sq",
+        "how",
+        "products",
+        "cost_s",
+    ),
+)
+"""Of the Hessian of a batch's loss: λ_max, GᵀHG, trH, tr(HΣ) (NaN where not taken), and |G|² of that batch. ``how``: 1 exact
+Hessian-vector products, 2 finite differences of gradients. ``products``: how many were taken."""
+
+INFORMATION = Series(
+    17,
+    "information",
+    ("step", "t_s", "how", "part", "nat", "stderr", "parameters", "examples", "prior_precision", "cost_s"),
+)
+"""½·logdet(1 + F_tot/λ), nat. ``how``: 1 exact, 2 stochastic Lanczos, 3 Kronecker-factored, 4 exact blocks, 5 exact diagonal.
+``part`` is -1 for the whole model, else the number of a module in the label ``physics_modules``."""
+
+MODULE_WORK = Series(
+    18, "module_work", ("t_s", "module", "steps", "work", "work_stderr", "midpoint", "grad_sq", "dtheta_sq")
+)
+"""Displacement work by module, summed over the sampled steps so far: of each module (a number in the label
+``physics_modules``) the last row counts."""
+
 PROCESS = Series(0, "process", ("t_s", "cpu_s", "rss_bytes", "recorder_cpu_s", "machine_busy_s"))
 """Sampled by the recorder: the process tree's processor time and resident memory; its own processor time; the busy
 time of all the machine's processors together."""
@@ -156,8 +284,27 @@ HEAT, POWER_CAP, POWER_BRAKE, IDLE, OTHER_THROTTLE = 1, 2, 4, 8, 16
 """Bits of ``throttle``: what holds a board's clock down. Heat; its power limit; a brake from outside (power supply);
 nothing to do; anything else (a limit of clocks that someone set, boards that wait for each other)."""
 
-SENT = (STEPS, DEVICE_STEPS, LOSSES, LEDGER, LEARNING_RATES, EVALUATIONS, MEMORY, WINDOWS, OVERHEAD, WORK, PROFILE_USES)
-RESTATED = (STEPS, LOSSES, LEDGER, WORK)
+SENT = (
+    STEPS,
+    DEVICE_STEPS,
+    LOSSES,
+    LEDGER,
+    LEARNING_RATES,
+    EVALUATIONS,
+    MEMORY,
+    WINDOWS,
+    OVERHEAD,
+    WORK,
+    PROFILE_USES,
+    FIRST_LAW,
+    NOISE,
+    EQUILIBRIUM,
+    LENGTH,
+    CURVATURE,
+    INFORMATION,
+    MODULE_WORK,
+)
+RESTATED = (STEPS, LOSSES, LEDGER, WORK, FIRST_LAW)
 """Tables whose row of a step may be written again, when another optimizer joins the step or a loss comes late: the
 last one counts. Readers of a run see that one alone."""
 

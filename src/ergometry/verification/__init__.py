@@ -1,0 +1,1 @@
+"""Verification: the reference cases with published or exact numbers, computed here."""
