@@ -211,8 +211,8 @@ LENGTH = Series(
         "cost_s",
     ),
 )
-"""Of a probe batch's outputs p, since the last row: means over its predictions of √(8·JS), 8·JS, the Fisher angle and its
-square; ``*_ends``: from the first probe to this one. ``examples`` is the number of predictions."""
+"""Of a probe batch's outputs p, since the last row: means over its predictions of √(8·JS), 8·JS, the Fisher angle and
+its square; ``*_ends``: from the first probe to this one. ``examples`` is the number of predictions."""
 
 CURVATURE = Series(
     16,
@@ -234,8 +234,8 @@ CURVATURE = Series(
         "cost_s",
     ),
 )
-"""Of the Hessian of a batch's loss: λ_max, GᵀHG, trH, tr(HΣ) (NaN where not taken), and |G|² of that batch. ``how``: 1 exact
-Hessian-vector products, 2 finite differences of gradients. ``products``: how many were taken."""
+"""Of the Hessian of a batch's loss: λ_max, GᵀHG, trH, tr(HΣ) (NaN where not taken), and |G|² of that batch. ``how``: 1
+exact Hessian-vector products, 2 finite differences of gradients. ``products``: how many were taken."""
 
 INFORMATION = Series(
     17,

@@ -12,8 +12,9 @@ R = TypeVar("R", covariant=True)
 class Estimator(Protocol[S, X, R]):
     """A statistic computed one observation at a time.
 
-    ``merge`` is associative and commutative up to rounding, with ``init()`` as its neutral element; updating one by one
-    equals merging the parts. ``result`` of no observation is unknown, with the reason; of one, it has no standard error.
+    ``merge`` is associative and commutative up to rounding, with ``init()`` as its neutral element; updating one by
+    one equals merging the parts. ``result`` of no observation is unknown, with the reason; of one, it has no standard
+    error.
     """
 
     def init(self) -> S:

@@ -77,8 +77,8 @@ class Cadence:
 class Tap:
     """One estimator's hand in the training process: overrides what it needs.
 
-    The conductor calls these in the thread that trains, in this order within a step. A step may have several forwards and
-    backwards (accumulation) and several optimizers; of a closure's repeated calls every one is told.
+    The conductor calls these in the thread that trains, in this order within a step. A step may have several forwards
+    and backwards (accumulation) and several optimizers; of a closure's repeated calls every one is told.
     """
 
     name = "tap"
