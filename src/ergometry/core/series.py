@@ -164,9 +164,9 @@ NOISE = Series(
         "cost_s",
     ),
 )
-"""|g|² of gradients over two batch sizes (examples), unscaled, of the whole model or of one part of it (``how`` 5), each
-unbiased: blocks of parameters are already scaled up. ``how``: 1 micro-batches of one step, 2 ranks, 3 halves of one
-batch, 4 two consecutive steps (and ``lag2_sq``, |g_k+2 − g_k|², bounds the drift between them), 5 examples by the
+"""|g|² of gradients over two batch sizes (examples), unscaled, of the whole model or of one part of it (``how`` 5),
+each unbiased: blocks of parameters are already scaled up. ``how``: 1 micro-batches of one step, 2 ranks, 3 halves of
+one batch, 4 two consecutive steps (and ``lag2_sq``, |g_k+2 − g_k|², bounds the drift between them), 5 examples by the
 gradients of normalisation layers. Preconditioned: Σ g²/(√v+ε) with Adam's own v, NaN elsewhere. ``dataset``: examples
 of the training set, NaN where it streams."""
 
@@ -242,8 +242,8 @@ INFORMATION = Series(
     "information",
     ("step", "t_s", "how", "part", "nat", "stderr", "parameters", "examples", "prior_precision", "cost_s"),
 )
-"""½·logdet(1 + F_tot/λ), nat. ``how``: 1 exact, 2 stochastic Lanczos, 3 Kronecker-factored, 4 exact blocks, 5 exact diagonal.
-``part`` is -1 for the whole model, else the number of a module in the label ``physics_modules``."""
+"""½·logdet(1 + F_tot/λ), nat. ``how``: 1 exact, 2 stochastic Lanczos, 3 Kronecker-factored, 4 exact blocks, 5 exact
+diagonal. ``part`` is -1 for the whole model, else the number of a module in the label ``physics_modules``."""
 
 MODULE_WORK = Series(
     18, "module_work", ("t_s", "module", "steps", "work", "work_stderr", "midpoint", "grad_sq", "dtheta_sq")

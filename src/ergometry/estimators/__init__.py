@@ -1,1 +1,1 @@
-"""Estimators: what the rows of a run say, as small state machines whose states merge, and their reading of a stored run."""
+"""Estimators: what the rows of a run say, as state machines that merge, and as read from a stored run."""

@@ -1,4 +1,4 @@
-"""Estimator: init, update, merge, result. States are plain immutable data, so that ranks and stretches of a run merge."""
+"""Estimator: init, update, merge, result. States are immutable data, so that ranks and stretches merge."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Langevin: certified mode, training by dynamics of known temperature, where the laws of thermodynamics are theorems."""
+"""Langevin: certified mode, training at a known temperature, where the laws of thermodynamics are theorems."""

@@ -1,1 +1,1 @@
-"""The thermodynamic ledger's taps: what is read of a training process beyond its phases, each within its share of time."""
+"""The thermodynamic ledger's taps: what is read of a training process, each within its share of time."""
