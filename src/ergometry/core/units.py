@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 from typing import TYPE_CHECKING, Any
 
-from ergometry.core.errors import UnitMismatch
+from ergometry.core.errors import UnitMismatch, UsageError
 
 if TYPE_CHECKING:
     from pint import UnitRegistry
@@ -34,6 +35,7 @@ hertz = 1 / second = Hz
 minute = 60 * second = min
 hour = 3600 * second = h
 day = 86400 * second
+watt_hour = 3600 * joule = Wh
 electronvolt = 1.602176634e-19 * joule = eV
 kilo- = 1e3 = k-
 mega- = 1e6 = M-
@@ -120,6 +122,29 @@ def product(a: str, b: str, *, inverse: bool = False) -> tuple[float, str]:
         if result.is_compatible_with(name) and not result.dimensionless:
             result = result.to(name)
     return float(result.magnitude), f"{result.units:~C}".replace("**", "^")
+
+
+def parse(text: str | float, unit: str, what: str = "a quantity") -> float:
+    """Return what a user wrote ("20 kJ", "1.5h", "300 W") as a number in ``unit``; a bare number is in it already.
+
+    Raises:
+        UsageError: it is no number, or its unit is none of this kind: write it as a number with a unit.
+
+    >>> parse("20 kJ", "J"), parse("2h", "s"), parse("0.5 kWh", "J")
+    (20000.0, 7200.0, 1800000.0)
+    """
+    if isinstance(text, int | float):
+        return float(text)
+    found = re.fullmatch(r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*([^\d\s].*?)?\s*", text)
+    try:
+        if found is not None:
+            return float(found[1]) * (factor(found[2], unit) if found[2] else 1.0)
+    except UnitMismatch:
+        pass  # said below, with what was asked for
+    example = {"J": "20 kJ", "W": "250 W", "s": "2 h"}.get(unit, f"5 {unit}")
+    raise UsageError(
+        expected=f"{what} in {unit}, such as {example}", got=repr(text), remedy="give a number and its unit"
+    )
 
 
 def human(value: float, unit: str, digits: int = 4) -> str:

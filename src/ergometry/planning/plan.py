@@ -1,0 +1,368 @@
+"""Plan: from operating points and what is known of B_c to the batch size, power limit, duration and energy of a run.
+
+A candidate is a batch size at a power limit. Reaching the goal takes S(B) steps, S(B)·t(B) seconds and S(B)·E(B)
+joules, each known as draws of a distribution. The plan is the best use of the candidates at the medians
+(:mod:`~ergometry.planning.optimum`); its intervals, and the chance that each budget holds, are over the draws.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ergometry.core.budget import Budget
+from ergometry.core.errors import UsageError
+from ergometry.core.units import human
+from ergometry.planning.belief import Belief
+from ergometry.planning.operating_points import OperatingPoint, Split, StepCosts, contradictions, fit_costs, usable
+from ergometry.planning.optimum import Infeasible, Mixture, best, lower_hull
+from ergometry.planning.steps_to_target import ratio
+
+Array = npt.NDArray[np.float64]
+
+REACH = 16.0
+"""Batch sizes are planned up to this factor beyond those measured, either way."""
+
+MIN_DWELL_S = 5.0
+"""Two settings share time in stretches of this or longer, or the change itself costs more than it gains."""
+
+_PER_OCTAVE = 2
+_QUANTILES = (0.05, 0.5, 0.95)
+
+
+@dataclass(frozen=True)
+class Range:
+    """A quantity of the plan: its median and the 90 % interval. ``low``, ``value``, ``high`` in ``unit``."""
+
+    low: float
+    value: float
+    high: float
+    unit: str
+
+    @classmethod
+    def of(cls, draws: Array, unit: str) -> Range:
+        """Return the median and the 90 % interval of draws; those that are infinite count as such."""
+        low, value, high = np.quantile(draws, _QUANTILES, method="inverted_cdf")
+        return cls(float(low), float(value), float(high), unit)
+
+    def __str__(self) -> str:
+        return f"{human(self.value, self.unit)} [{human(self.low, self.unit)}, {human(self.high, self.unit)}]"
+
+    def to_json(self) -> dict[str, float | str | None]:
+        """Return it as JSON; what is never reached is null."""
+        found = {name: getattr(self, name) for name in ("low", "value", "high")}
+        return {**{name: x if math.isfinite(x) else None for name, x in found.items()}, "unit": self.unit}
+
+
+@dataclass(frozen=True)
+class Goal:
+    """How many steps the goal takes at one batch size, as draws (n,), infinite where it is never reached.
+
+    ``words`` says what the goal is: the loss that the run reached, or a target.
+    """
+
+    batch: float
+    steps: Array
+    words: str
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One part of a plan: a batch size at a power limit (None: as the machine is set) for a share of the progress."""
+
+    batch: int
+    power_limit_w: float | None
+    share: float
+    steps: Range
+    time: Range
+    energy: Range
+
+
+@dataclass(frozen=True)
+class FrontPoint:
+    """One corner of the time–energy front."""
+
+    batch: int
+    power_limit_w: float | None
+    time_s: float
+    energy_j: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to set, what it should take, and how sure that is.
+
+    Attributes:
+        settings: one, or two that share the time.
+        time: duration, s.
+        energy: J.
+        power: mean power, W.
+        best_batch: the batch size of least cost, over all that is not known.
+        saving: share of the energy saved against going on as measured; None where that never reaches the goal.
+        binding: budgets that hold the plan back from a better one.
+        holds: chance that each budget holds.
+        front: the time–energy front at the medians, from the fastest to the cheapest.
+        critical_batch: what was taken of B_c.
+        goal: in words.
+        remarks: what to know before it is trusted.
+    """
+
+    settings: tuple[Setting, ...]
+    time: Range
+    energy: Range
+    power: Range
+    best_batch: Range
+    saving: Range | None
+    binding: tuple[str, ...]
+    holds: dict[str, float]
+    front: tuple[FrontPoint, ...]
+    critical_batch: Belief
+    goal: str
+    remarks: tuple[str, ...]
+
+
+def plan(  # noqa: PLR0913 - what is known, what is wanted, what is allowed
+    points: Sequence[OperatingPoint],
+    critical_batch: Belief,
+    goal: Goal,
+    *,
+    budget: Budget | None = None,
+    energy_weight: float = 1.0,
+    max_power_w: float | None = None,
+    max_batch: float | None = None,
+    batches: Sequence[int] | None = None,
+    split: Split | None = None,
+    seed: int = 0,
+) -> Plan:
+    """Return the plan that makes w·energy + (1 − w)·P_max·time least within a budget.
+
+    Args:
+        points: measured.
+        critical_batch: what is known of B_c.
+        goal: steps to the goal at one batch size.
+        budget: limits; none by default.
+        energy_weight: w; 1 for the least energy, 0 for the least time.
+        max_power_w: P_max, the price of time where w < 1; the largest power seen by default.
+        max_batch: no batch size above, as one that does not fit in memory.
+        batches: the batch sizes to choose from; else half octaves around those measured.
+        split: see :func:`~ergometry.planning.operating_points.fit_costs`.
+        seed: of the draws.
+
+    Raises:
+        UsageError: no use of the points meets the budget (the nearest that could is named); the goal is never
+            reached; a weight outside of [0, 1]; no batch size is left.
+    """
+    budget = Budget() if budget is None else budget
+    if not 0.0 <= energy_weight <= 1.0:
+        raise UsageError(
+            expected="a weight of energy from 0 to 1",
+            got=f"{energy_weight:g}",
+            remedy="1 is energy alone, 0 time alone",
+        )
+    points = usable(points)
+    costs = fit_costs(points, split=split, draws=len(goal.steps), seed=seed)
+    grid = np.array(_grid(points, goal.batch, max_batch, batches), dtype=np.float64)
+    critical = critical_batch.draws(np.random.default_rng(seed + 1), len(goal.steps))
+    steps = goal.steps[:, None] * ratio(grid, goal.batch, critical[:, None])  # (n, B)
+    # (L, n, B) of each limit, draw, batch size; then (L·B, n)
+    times, energies = (np.moveaxis(steps * per, 1, 2).reshape(-1, len(critical)) for per in _per_step(costs, grid))
+    if not np.any(np.isfinite(np.median(times, axis=1))):
+        reached = float(np.mean(np.isfinite(goal.steps)))
+        raise UsageError(
+            expected=f"a goal that is reached: {goal.words}",
+            got=f"an extrapolation in which {1 - reached:.0%} of the draws never do",
+            remedy="aim at a higher loss, or record a longer run",
+        )
+    with np.errstate(invalid="ignore"):
+        powers = energies / times
+    t, e, p = (np.array([_median(row) for row in rows]) for rows in (times, energies, powers))
+    price_w = max(point.power_w for point in points) if max_power_w is None else max_power_w
+    weight, price = energy_weight, (1.0 - energy_weight) * price_w
+    found = best(t, e, p, budget, energy_weight=weight, time_price_w=price)
+    if isinstance(found, Infeasible):
+        raise _infeasible(found, budget)
+    objective = weight * energies + price * times
+    with np.errstate(invalid="ignore"):
+        best_each = np.argmin(np.where(np.isfinite(objective), objective, np.inf), axis=0)
+    return _plan(
+        found,
+        _Candidates(costs.limits_w, grid, t, e, times, energies, np.tile(steps.T, (len(costs.limits_w), 1))),
+        best_each,
+        points=points,
+        costs=costs,
+        critical_batch=critical_batch,
+        goal=goal,
+        budget=budget,
+    )
+
+
+@dataclass(frozen=True)
+class _Candidates:
+    """(L·B,) medians and (L·B, n) draws of all candidates, batch sizes fastest."""
+
+    limits_w: tuple[float | None, ...]
+    grid: Array
+    time_s: Array
+    energy_j: Array
+    times_s: Array
+    energies_j: Array
+    steps: Array
+
+    def batch(self, i: int) -> int:
+        return round(float(self.grid[i % len(self.grid)]))
+
+    def limit_w(self, i: int) -> float | None:
+        return self.limits_w[i // len(self.grid)]
+
+
+def _per_step(costs: StepCosts, grid: Array) -> tuple[Array, Array]:
+    return costs.time_s(grid), costs.energy_j(grid)
+
+
+def _median(row: Array) -> float:
+    return float(np.quantile(row, 0.5, method="inverted_cdf")) if not np.any(np.isnan(row)) else math.nan
+
+
+def _grid(
+    points: Sequence[OperatingPoint], batch: float, max_batch: float | None, batches: Sequence[int] | None
+) -> list[int]:
+    measured = {round(point.batch) for point in points} | {round(batch)}
+    if batches is not None:
+        grid = sorted({int(b) for b in batches if b >= 1})
+    else:
+        low, high = min(measured) / REACH, max(measured) * REACH
+        octaves = range(math.ceil(_PER_OCTAVE * math.log2(max(low, 1.0))), int(_PER_OCTAVE * math.log2(high)) + 1)
+        grid = sorted({round(2.0 ** (k / _PER_OCTAVE)) for k in octaves} | {b for b in measured if b >= 1})
+    kept = [b for b in grid if max_batch is None or b <= max_batch]
+    if not kept:
+        raise UsageError(
+            expected="a batch size to choose from",
+            got=f"none of {', '.join(map(str, grid)) or 'an empty list'} up to {max_batch:g}",
+            remedy="allow a larger one, or name smaller ones",
+        )
+    return kept
+
+
+def _infeasible(found: Infeasible, budget: Budget) -> UsageError:
+    units = {"energy": "J", "power": "W", "time": "s"}
+    limits = ", ".join(
+        f"{name} {human(value, units[name]) if name in units else f'{value:.2%}'}"
+        for name, value in budget.limits.items()
+    )
+    nearest = " or ".join(f"{name} {human(value, units[name])}" for name, value in found.nearest.items())
+    return UsageError(
+        expected="a budget that some setting meets",
+        got=f"{limits}, where {' and '.join(found.binding)} bind" + ("s" if len(found.binding) == 1 else ""),
+        remedy=f"the nearest that can be met is {nearest}",
+    )
+
+
+def _plan(  # noqa: PLR0913 - everything that the plan tells of
+    found: Mixture,
+    candidates: _Candidates,
+    best_each: npt.NDArray[np.intp],
+    *,
+    points: Sequence[OperatingPoint],
+    costs: StepCosts,
+    critical_batch: Belief,
+    goal: Goal,
+    budget: Budget,
+) -> Plan:
+    shares = found.shares
+    times = np.sum([share * candidates.times_s[i] for i, share in shares.items()], axis=0)
+    energies = np.sum([share * candidates.energies_j[i] for i, share in shares.items()], axis=0)
+    with np.errstate(invalid="ignore"):
+        powers = np.where(np.isfinite(times), energies / times, np.nan)
+    settings = tuple(
+        Setting(
+            candidates.batch(i),
+            candidates.limit_w(i),
+            share,
+            Range.of(share * candidates.steps[i], "step"),
+            Range.of(share * candidates.times_s[i], "s"),
+            Range.of(share * candidates.energies_j[i], "J"),
+        )
+        for i, share in shares.items()
+    )
+    hull = lower_hull(candidates.time_s, candidates.energy_j)
+    return Plan(
+        settings=settings,
+        time=Range.of(times, "s"),
+        energy=Range.of(energies, "J"),
+        power=Range.of(powers[np.isfinite(powers)], "W"),
+        best_batch=Range.of(candidates.grid[best_each % len(candidates.grid)], "example/step"),
+        saving=_saving(candidates, energies, points, goal),
+        binding=found.binding,
+        holds=_holds(times, energies, powers, candidates, budget),
+        front=tuple(
+            FrontPoint(
+                candidates.batch(i), candidates.limit_w(i), float(candidates.time_s[i]), float(candidates.energy_j[i])
+            )
+            for i in hull.tolist()
+        ),
+        critical_batch=critical_batch,
+        goal=goal.words,
+        remarks=_remarks(found, settings, points, costs, critical_batch, goal),
+    )
+
+
+def _saving(candidates: _Candidates, energies: Array, points: Sequence[OperatingPoint], goal: Goal) -> Range | None:
+    """Return the share of energy saved against the batch size and limit that were run."""
+    ran = next((p for p in points if round(p.batch) == round(goal.batch)), None)
+    if ran is None or round(goal.batch) not in candidates.grid.tolist():
+        return None
+    at = candidates.limits_w.index(ran.power_limit_w) * len(candidates.grid) + candidates.grid.tolist().index(
+        round(goal.batch)
+    )
+    with np.errstate(invalid="ignore"):
+        saved = 1.0 - energies / candidates.energies_j[at]
+    known = saved[np.isfinite(saved)]
+    return Range.of(known, "") if len(known) else None
+
+
+def _holds(times: Array, energies: Array, powers: Array, candidates: _Candidates, budget: Budget) -> dict[str, float]:
+    found = {}
+    for name, draws in (("energy", energies), ("power", powers), ("time", times)):
+        limit = budget.limits.get(name)
+        if limit is not None:
+            found[name] = float(np.mean(draws <= limit * (1 + 1e-9)))
+    if budget.slowdown is not None:
+        fastest = np.min(candidates.times_s, axis=0)
+        found["slowdown"] = float(np.mean(times <= (1.0 + budget.slowdown) * fastest * (1 + 1e-9)))
+    return found
+
+
+def _remarks(
+    found: Mixture,
+    settings: Sequence[Setting],
+    points: Sequence[OperatingPoint],
+    costs: StepCosts,
+    critical_batch: Belief,
+    goal: Goal,
+) -> tuple[str, ...]:
+    remarks = list(contradictions(points))
+    if not costs.split_known:
+        remarks.append(
+            "one batch size was measured: what goes with the step and what with the example is not known, and drawn "
+            "over all that is possible; measure a second one"
+        )
+    if costs.scatter > 0.05:
+        remarks.append(f"the points scatter {costs.scatter:.0%} about the laws of a step: they are not of one kind")
+    low, high = min(p.batch for p in points), max(p.batch for p in points)
+    if any(setting.batch < low or setting.batch > high for setting in settings):
+        remarks.append(f"the batch size lies outside of those measured, {low:g} to {high:g}: try it before trusting it")
+    if critical_batch.factor > 2.0:
+        remarks.append(
+            f"B_c is known within a factor {critical_batch.factor:.2g} only ({critical_batch.source}): runs at a "
+            "second batch size would tell it"
+        )
+    never = float(np.mean(~np.isfinite(goal.steps)))
+    if never > 0:
+        remarks.append(f"in {never:.0%} of the extrapolations the goal is never reached")
+    if len(found.shares) > 1 and min(s.time.value for s in settings) < MIN_DWELL_S:
+        remarks.append(f"one of the two settings would be held for less than {MIN_DWELL_S:g} s: use the other alone")
+    return tuple(remarks)
