@@ -185,8 +185,8 @@ def plan(  # noqa: PLR0913 - what is known, what is wanted, what is allowed
     found = best(t, e, p, budget, energy_weight=weight, time_price_w=price)
     if isinstance(found, Infeasible):
         raise _infeasible(found, budget)
-    objective = weight * energies + price * times
     with np.errstate(invalid="ignore"):
+        objective = weight * energies + price * times
         best_each = np.argmin(np.where(np.isfinite(objective), objective, np.inf), axis=0)
     return _plan(
         found,
