@@ -5,6 +5,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 LOCK := requirements/lock.txt
+# What only the tests need, whose own dependencies would bring another torch: see the file.
+NO_DEPS := requirements/test-no-deps.txt
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
 # The torch that the hooks and FLOP counts were checked with; `make lock` keeps it.
 TORCH := torch==2.13.0
@@ -59,9 +61,10 @@ $(RUN): pyproject.toml $(LOCK) | $(BIN)/python
 	@$(call install,torch$(comma)nvidia)
 	@touch $@ && echo "setting up: done"
 
-$(FULL): pyproject.toml $(LOCK) | $(BIN)/python
+$(FULL): pyproject.toml $(LOCK) $(NO_DEPS) | $(BIN)/python
 	@echo "setting up: installing ergometry and all its tools into $(VENV) (the first time takes minutes) ..."
 	@$(call install,torch$(comma)nvidia$(comma)parquet$(comma)test$(comma)dev)
+	@$(PIP) install --no-deps -r $(NO_DEPS)
 	@touch $(RUN) $@ && echo "setting up: done"
 
 $(BIN)/python:
