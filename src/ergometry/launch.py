@@ -25,6 +25,7 @@ from pathlib import Path
 from types import CodeType, ModuleType, TracebackType
 from typing import Any, NoReturn
 
+_OPTIONS = ("examples", "tokens", "classes", "physics", "physics_every")  # of what is seen of torch
 _THIS_FILE = os.path.abspath(__file__)  # noqa: PTH100 - compared with code objects' file names
 
 if __name__ == "__main__":
@@ -44,7 +45,7 @@ def replace_process(config: dict[str, Any], words: list[str]) -> NoReturn:
     """Replace this process by a clean interpreter, of the same flags, that runs ``words`` being measured.
 
     ``config`` keys: ``store`` (absolute), ``name``, ``tags``, ``sampling_hz``, ``live``, ``quiet``, ``module`` (the
-    first word is a module), ``html``, ``token``, ``examples``, ``tokens``, ``classes``.
+    first word is a module), ``html``, ``token``, ``examples``, ``tokens``, ``classes``, ``physics``, ``physics_every``.
     """
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:  # closed by whoever called us
@@ -139,7 +140,7 @@ class Session:
             **run_labels(run_id, [*(["-m"] if config.get("module") else []), *words], config["sampling_hz"]),
             name=config.get("name"),
             tags=config.get("tags", []),
-            options={k: config[k] for k in ("examples", "tokens", "classes") if config.get(k)},
+            options={k: config[k] for k in _OPTIONS if config.get(k)},
         )
         if fallback:
             client.notice("store.unwritable", fallback)
@@ -151,8 +152,7 @@ class Session:
         try:
             from ergometry.integrations.torch_hooks import instrument
 
-            options = {k: self.config.get(k) for k in ("examples", "tokens", "classes")}
-            instrument(torch, self.client, **options)
+            instrument(torch, self.client, **{k: self.config.get(k) for k in _OPTIONS})
         except Exception as error:  # a torch that lacks what we import, say: the script imports it all the same
             self.client.notice("torch.unsupported", repr(error))
 

@@ -6,6 +6,7 @@ import os
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from ergometry.meter.client import RecorderClient, current, run_labels
 from ergometry.store.folders import create_run_folder, default_store, new_run_id
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from ergometry.core.domain import Domain
     from ergometry.core.estimate import Estimate
@@ -140,10 +141,14 @@ def record(  # noqa: PLR0913 - labels and overrides, all by keyword
     examples: float | None = None,
     tokens: float | None = None,
     classes: int | None = None,
+    physics: str = "light",
+    physics_every: int | None = None,
+    loss: Callable[[Any, Any], Any] | None = None,
+    probe: Any = None,
 ) -> Recording:
     """Return a context manager that records the training loop inside it as a run.
 
-    It sees what ``erg run`` sees: outermost module calls, ``backward``, optimizer steps, data loaders.
+    It sees what ``erg run`` sees: outermost module calls, ``backward``, optimizer steps, data loaders; no bit changes.
 
     Args:
         model: module (or several) whose parameters are counted; what else is called is seen all the same.
@@ -155,14 +160,30 @@ def record(  # noqa: PLR0913 - labels and overrides, all by keyword
         examples: examples in one outermost call, where the inference would be wrong.
         tokens: tokens likewise.
         classes: classes of the output likewise.
+        physics: the thermodynamic ledger: ``off`` (joules and steps only), ``light`` (all that at most 5 % of the step
+            time buys) or ``full`` (dear quantities too, whatever they cost).
+        physics_every: steps from one use of each estimator to the next; None: as often as its share of time allows.
+        loss: ``loss(model, batch)``, the scalar to call ``backward`` on. The loop then calls :meth:`Recording.loss`, so
+            that the batch of a step is known, and the ledger can evaluate it again: with the random streams, buffers,
+            training flags and autocast of the call, all of which it leaves as they were.
+        probe: a batch, as ``loss`` takes it, on which the thermodynamic length is read, in evaluation mode; None: the
+            batch of one training step, in the mode of that step.
 
-    Inside ``erg run``, or another recording, the run under way is continued, not doubled.
+    Inside ``erg run``, or another recording, the run under way is continued, not doubled, and its level of physics
+    holds.
 
     Raises:
         MissingExtra: torch is not installed; ``pip install 'ergometry[torch]'``.
+        UsageError: an argument cannot be used; the message says which, and what to pass.
+
+    >>> record(physics="lots")
+    Traceback (most recent call last):
+    ...
+    ergometry.core.errors.UsageError: expected physics to be off, light or full, got 'lots'; name one of the three
     """
     options = {"examples": examples, "tokens": tokens, "classes": classes}
     models = list(model) if isinstance(model, (list, tuple)) else [] if model is None else [model]
+    ledger = _ledger(models, physics=physics, every=physics_every, loss=loss, probe=probe)
     optimizers = list(optimizer) if isinstance(optimizer, (list, tuple)) else [] if optimizer is None else [optimizer]
     return Recording(
         models,
@@ -171,7 +192,39 @@ def record(  # noqa: PLR0913 - labels and overrides, all by keyword
         store=Path(store) if store is not None else None,
         sampling_hz=sampling_hz,
         options=options,
+        ledger=ledger,
     )
+
+
+def _ledger(models: list[Any], *, physics: Any, every: Any, loss: Any, probe: Any) -> dict[str, Any]:
+    """Return what the thermodynamic ledger is asked for, checked before the training begins."""
+    if physics not in ("off", "light", "full"):
+        raise UsageError(expected="physics to be off, light or full", got=repr(physics), remedy="name one of the three")
+    if every is not None and (not isinstance(every, int) or isinstance(every, bool) or every < 1):
+        raise UsageError(
+            expected="physics_every to be a whole number of steps, at least 1",
+            got=repr(every),
+            remedy="leave it out to have the cadence follow the share of time",
+        )
+    if loss is not None and not callable(loss):
+        raise UsageError(
+            expected="loss to be a function loss(model, batch)",
+            got=type(loss).__name__,
+            remedy="pass the function itself; the loop calls run.loss(batch)",
+        )
+    if loss is not None and len(models) != 1:
+        raise UsageError(
+            expected="one model with loss",
+            got=f"{len(models)}",
+            remedy="pass the one that loss(model, batch) is called with",
+        )
+    if probe is not None and loss is None:
+        raise UsageError(
+            expected="loss with probe",
+            got="a probe batch alone",
+            remedy="pass loss=lambda model, batch: …, which says how the batch meets the model",
+        )
+    return {"physics": physics, "physics_every": every, "loss": loss, "probe": probe}
 
 
 class Recording:
@@ -186,9 +239,14 @@ class Recording:
         store: Path | None,
         sampling_hz: float,
         options: dict[str, Any],
+        ledger: dict[str, Any],
     ) -> None:
         self._models, self._optimizers, self._labels = models, optimizers, labels
         self._store, self._sampling_hz, self._options = store, sampling_hz, options
+        self._ledger = ledger
+        self._loss: Callable[[Any], Any] | None = None
+        if ledger["loss"] is not None:
+            self._loss = partial(ledger["loss"], models[0])
         self._client: RecorderClient | None = None
         self._owns = False
         self._problem: ErgError | None = None
@@ -217,9 +275,16 @@ class Recording:
         run_id = new_run_id(time.time())
         folder = create_run_folder((self._store or default_store()).absolute(), run_id)
         client = RecorderClient.start(folder, sampling_hz=self._sampling_hz)
-        client.meta(**run_labels(run_id, sys.argv, self._sampling_hz), **self._labels, options=self._options)
+        ledger = dict(self._ledger)
+        asked = {"physics": ledger["physics"], "physics_every": ledger["physics_every"]}
+        client.meta(**run_labels(run_id, sys.argv, self._sampling_hz), **self._labels, options=self._options | asked)
+        if ledger["loss"] is not None:
+            from ergometry.integrations.physics.owned_loss import OwnedLoss
+
+            ledger["loss"] = OwnedLoss(ledger["loss"], self._models[0], full=ledger["physics"] == "full")
+            self._loss = ledger["loss"]
         only = {id(optimizer) for optimizer in self._optimizers} or None
-        instrument(torch, client, only=only, models=self._models, **self._options)
+        instrument(torch, client, only=only, models=self._models, **self._options, **ledger)
         self._client, self._owns = client, True
 
     def __exit__(self, kind: type[BaseException] | None, _error: object, _trace: TracebackType | None) -> None:
@@ -228,11 +293,28 @@ class Recording:
         from ergometry.integrations import torch_hooks
 
         torch_hooks.finish()
+        if self._ledger["loss"] is not None:
+            self._loss = partial(self._ledger["loss"], self._models[0])  # nothing is kept of it any more
         interrupted = kind is not None and issubclass(kind, KeyboardInterrupt)
         status = "completed" if kind is None else "interrupted" if interrupted else "failed"
         self._client.finish(status, None)
         if self._client.memory.error:
             sys.stderr.write(f"erg: part of this run could not be stored: {self._client.memory.error}\n")
+
+    def loss(self, batch: Any) -> Any:
+        """Return the loss of a batch, to call ``backward`` on: what the function given to ``record`` returns.
+
+        The batch is thereby known to the ledger, which may evaluate it again until the step ends: do not change its
+        tensors in place before. It works the same where nothing is recorded.
+
+        Raises:
+            UsageError: no loss function was given; pass ``erg.record(model, optimizer, loss=…)``.
+        """
+        if self._loss is None:
+            raise UsageError(
+                expected="a loss function", got="none", remedy="pass it: erg.record(model, optimizer, loss=loss)"
+            )
+        return self._loss(batch)
 
     @property
     def path(self) -> Path:

@@ -11,8 +11,13 @@ import numpy as np
 import pytest
 
 from end_to_end.running import SCRIPTS, Done, Runner, difference, finished
+from ergometry import record
+from ergometry.core.errors import UsageError
 from ergometry.core.run import Run
-from ergometry.core.series import LEARNING_RATES, STEPS, WINDOWS
+from ergometry.core.series import CURVATURE, LEARNING_RATES, LENGTH, STEPS, WINDOWS
+from ergometry.estimators.curvature import read_curvature
+from ergometry.estimators.information import read_logdet
+from ergometry.estimators.path_length import read_length
 from ergometry.store.reader import load
 
 
@@ -200,3 +205,57 @@ def test_a_process_that_ends_inside_a_recording(runner: Runner) -> None:
     run = finished(runner)
     assert run.status == "interrupted"
     assert len(run.table(STEPS)) == 2
+
+
+def test_a_recording_that_calls_the_loss(runner: Runner) -> None:
+    """The API owns the loss: the same training to the bit, and all that its batches can say."""
+    done, (run,) = recorded(runner, "owned")
+    assert done.err == ""
+    assert run.meta["options"]["physics"] == "full"
+    assert run.meta["options"]["physics_every"] == 1
+    assert len(run.table(STEPS)) == len(run.table(LENGTH)) == len(run.table(CURVATURE)) == 4
+    length = read_length(run)
+    assert length.probes == 5  # before the first step, and after each
+    assert length.angle.value is not None
+    assert length.angle.value > 0
+    assert min(length.slacks().values()) >= -1e-12 * length.angle.value
+    curvature = read_curvature(run)
+    assert curvature.noise_trace.known
+    assert curvature.trace.known
+    information = read_logdet(run)
+    assert information.whole.known
+    assert set(information.modules) == {"0", "1", "4"}
+    assert information.examples == 24
+    state = runner.folder / "state.pt"
+    state.rename(runner.folder / "recorded.pt")
+    assert runner.plain(SCRIPTS / "recording.py", "owned_plainly").status == 0
+    import torch
+
+    first, second = (torch.load(runner.folder / name, weights_only=False) for name in ("recorded.pt", "state.pt"))
+    assert difference(first, second) is None
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"physics": "lots"}, "expected physics to be off, light or full, got 'lots'"),
+        ({"physics": None}, "got None"),
+        ({"physics_every": 0}, "at least 1, got 0"),
+        ({"physics_every": 2.5}, "got 2.5"),
+        ({"physics_every": True}, "got True"),
+        ({"loss": "mse"}, "expected loss to be a function loss(model, batch), got str"),
+        ({"loss": len}, "expected one model with loss, got 0"),
+        ({"model": ["a", "b"], "loss": len}, "expected one model with loss, got 2"),
+        ({"probe": [1]}, "expected loss with probe"),
+    ],
+)
+def test_what_record_refuses_at_once(wrong: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        record(**wrong)
+    assert said in str(raised.value)
+    assert str(raised.value).count("\n") == 0
+
+
+def test_a_recording_without_a_loss_function_says_how_to_give_one() -> None:
+    with pytest.raises(UsageError, match=r"pass it: erg\.record\(model, optimizer, loss=loss\)"):
+        record().loss("batch")

@@ -9,9 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from ergometry.report import calibration, render, summary
+from ergometry.core.budget import Budget
+from ergometry.planning.belief import Belief
+from ergometry.planning.operating_points import OperatingPoint
+from ergometry.planning.plan import Goal, Plan, plan
+from ergometry.report import calibration, plan_page, render, summary
 from support.calibrations import FOUND, machine
 from support.odd_runs import attributed, little_work, memory_and_core, modelled, wave
 from support.synthetic import synthetic_run
@@ -70,7 +75,17 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     conditions = {"seconds": 90.0, "kernels": [kernel.to_json() for kernel in machine()]}
     found["calibration"] = folder / "calibration.html"
     found["calibration"].write_text(calibration.html(replace(FOUND, conditions=conditions)), encoding="utf-8")
+    found["plan"] = folder / "plan.html"
+    found["plan"].write_text(plan_page.html(planned()), encoding="utf-8")
     return found
+
+
+def planned() -> Plan:
+    """Return a plan that shares time between two power limits."""
+    points = [OperatingPoint(b, 0.05 + 0.001 * b, 8.0 + 0.25 * b, 1e-4, 0.0, 300.0) for b in (16, 64, 256)]
+    slower = [replace(p, step_s=1.3 * p.step_s, step_j=0.7 * p.step_j, power_limit_w=200.0) for p in points]
+    goal = Goal(64, np.full(100, 10_000.0), "a loss of 2")
+    return plan([*points, *slower], Belief.of(200.0, factor=1.5, source="runs"), goal, budget=Budget(slowdown="15%"))
 
 
 def show(browser: Any, page: Path, *, width: int = 1280, scheme: str = "light") -> None:
@@ -93,7 +108,7 @@ def requested(browser: Any) -> list[str]:
     return [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
 
 
-@pytest.mark.parametrize("kind", [*RUNS, "calibration"])
+@pytest.mark.parametrize("kind", [*RUNS, "calibration", "plan"])
 def test_a_page_is_drawn_without_a_complaint_and_without_the_network(browser, pages, kind):
     show(browser, pages[kind])
     plots = browser.execute_script("return document.querySelectorAll('.plot .main-svg').length")
@@ -104,7 +119,7 @@ def test_a_page_is_drawn_without_a_complaint_and_without_the_network(browser, pa
     assert asked == [pages[kind].as_uri()]
 
 
-@pytest.mark.parametrize("kind", [*RUNS, "calibration"])
+@pytest.mark.parametrize("kind", [*RUNS, "calibration", "plan"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 1280])
 def test_a_page_never_scrolls_sideways(browser, pages, kind, scheme, width):
@@ -155,6 +170,16 @@ def test_the_figures_follow_the_colour_scheme(browser, pages):
     # The page hears of it at the next frame; waiting for longer than that is a failure.
     WebDriverWait(browser, 10).until(lambda b: b.execute_script(colour) != light[0])
     assert browser.execute_script(ground) != light[1]
+
+
+def test_each_series_of_the_ledger_has_its_sentence_below_it(browser, pages):
+    script = """return [...document.querySelectorAll('figure')].filter(f => f.querySelector('.reading')).map(f =>
+      [f.dataset.figure, f.querySelector('.reading').getBoundingClientRect().top
+                         >= f.querySelector('.plot').getBoundingClientRect().bottom])"""
+    show(browser, pages["measured"])
+    found = dict(browser.execute_script(script))
+    assert {"work_and_heat", "loss_change", "alignment"} <= set(found)
+    assert all(found.values())
 
 
 def test_modelled_energy_is_hatched_in_the_drawing(browser, pages):
@@ -211,7 +236,8 @@ def test_every_word_can_be_read_on_its_ground(browser, pages):
         .map(v => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4); return 0.2126*r + 0.7152*g + 0.0722*b; };
       const ground = e => { for (; e; e = e.parentElement) { const c = getComputedStyle(e).backgroundColor;
         if (!/, 0\\)$|transparent/.test(c)) return c; } return 'rgb(255, 255, 255)'; };
-      return [...document.querySelectorAll('.verdict, .status, .tag, .badge, .note, .why, .warnings p, .facts li, th')]
+      return [...document.querySelectorAll('.verdict, .status, .tag, .badge, .note, .why, .reading, .remark, ' +
+          '.absent dd, .warnings p, .facts li, th')]
         .filter(e => e.innerText.trim())
         .map(e => { const [a, b] = [shade(getComputedStyle(e).color), shade(ground(e))].sort((x, y) => y - x);
                     return [(a + 0.05) / (b + 0.05), e.className + ' ' + e.innerText]; });

@@ -22,8 +22,15 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No summary at the en
 Examples = Annotated[float | None, typer.Option(help="Examples in one outermost call, where the inference is wrong.")]
 Tokens = Annotated[float | None, typer.Option(help="Tokens in one outermost call, likewise.")]
 Classes = Annotated[int | None, typer.Option(help="Classes of the model's output, likewise.")]
+Physics = Annotated[
+    str, typer.Option(metavar="off|light|full", help="The thermodynamic ledger: none, what costs little, or all of it.")
+]
+Every = Annotated[
+    int | None, typer.Option("--physics-every", help="Steps from one sample of it to the next (default: by cost).")
+]
 
 _MAX_HZ = 10.0
+_LEVELS = ("off", "light", "full")
 
 
 def run(
@@ -38,6 +45,8 @@ def run(
     examples: Examples = None,
     tokens: Tokens = None,
     classes: Classes = None,
+    physics: Physics = "light",
+    physics_every: Every = None,
 ) -> None:
     """Run an unmodified training script with measuring on; the exit status is the script's own.
 
@@ -54,6 +63,14 @@ def run(
     for option, value in (("--examples", examples), ("--tokens", tokens), ("--classes", classes)):
         if value is not None and value <= 0:
             raise UsageError(expected=f"a positive {option}", got=f"{value:g}", remedy="leave it out to infer it")
+    if physics not in _LEVELS:
+        raise UsageError(
+            expected="--physics off, light or full", got=physics, remedy="leave it out for light, at most 5 % of a step"
+        )
+    if physics_every is not None and physics_every < 1:
+        raise UsageError(
+            expected="--physics-every of at least 1", got=f"{physics_every}", remedy="leave it out to go by cost"
+        )
     config = {
         "store": str(checked_store(store)),
         "name": name,
@@ -65,6 +82,8 @@ def run(
         "examples": examples,
         "tokens": tokens,
         "classes": classes,
+        "physics": physics,
+        "physics_every": physics_every,
     }
     replace_process(config, words)
 

@@ -212,7 +212,8 @@ LENGTH = Series(
     ),
 )
 """Of a probe batch's outputs p, since the last row: means over its predictions of √(8·JS), 8·JS, the Fisher angle and
-its square; ``*_ends``: from the first probe to this one. ``examples`` is the number of predictions."""
+its square; ``*_ends``: from the first probe to this one. ``examples`` is the number of predictions; the standard
+errors are over them, of the whole lengths so far (the sums of ``js`` and ``angle`` up to this row)."""
 
 CURVATURE = Series(
     16,
@@ -234,8 +235,9 @@ CURVATURE = Series(
         "cost_s",
     ),
 )
-"""Of the Hessian of a batch's loss: λ_max, GᵀHG, trH, tr(HΣ) (NaN where not taken), and |G|² of that batch. ``how``: 1
-exact Hessian-vector products, 2 finite differences of gradients. ``products``: how many were taken."""
+"""Of the Hessian of a batch's loss: λ_max, GᵀHG, trH, tr(HΣ) (NaN where not taken), and |G|² of that batch; where
+tr(HΣ) was taken, GᵀHG and |G|² are freed of the batch's noise, else they are of its own gradient. ``how``: 1 exact
+Hessian-vector products, 2 finite differences of gradients. ``products``: how many were taken."""
 
 INFORMATION = Series(
     17,
@@ -243,13 +245,41 @@ INFORMATION = Series(
     ("step", "t_s", "how", "part", "nat", "stderr", "parameters", "examples", "prior_precision", "cost_s"),
 )
 """½·logdet(1 + F_tot/λ), nat. ``how``: 1 exact, 2 stochastic Lanczos, 3 Kronecker-factored, 4 exact blocks, 5 exact
-diagonal. ``part`` is -1 for the whole model, else the number of a module in the label ``physics_modules``."""
+diagonal. ``part`` is -1 for the whole model, else the number of a module in the list ``modules`` of the label
+``information``, whose ``prior`` says on what λ and n rest. ``examples`` is n."""
 
 MODULE_WORK = Series(
     18, "module_work", ("t_s", "module", "steps", "work", "work_stderr", "midpoint", "grad_sq", "dtheta_sq")
 )
 """Displacement work by module, summed over the sampled steps so far: of each module (a number in the label
 ``physics_modules``) the last row counts."""
+
+PATH = Series(
+    19,
+    "path",
+    (
+        "step",
+        "optimizer",
+        "since",
+        "steps",
+        "step_cost",
+        "cost",
+        "cost_stderr",
+        "coarse_cost",
+        "least_cost",
+        "least_cost_stderr",
+        "optimality_stderr",
+        "sampled",
+        "parameters",
+        "cost_s",
+    ),
+)
+"""Of one optimizer's path up to the end of ``step``, one that was looked at; the path began before step ``since`` and
+has ``steps`` steps of its optimizer. ``step_cost``: Σ_i Δθ_i²/η_i of this step alone. Of the whole path so far:
+``cost``, Σ_k Σ_i Δθ_ik²/η_ik, with steps that were not looked at taken as their neighbours, at their own η;
+``coarse_cost``, the same of the path through the looks, at most the true cost; ``least_cost``, Σ_i (θ−θ_0)_i²/Σ_k η_ik.
+Blocks are scaled up already: standard errors are theirs (0 when exact: sampled = parameters), ``optimality_stderr``
+that of least_cost/cost."""
 
 PROCESS = Series(0, "process", ("t_s", "cpu_s", "rss_bytes", "recorder_cpu_s", "machine_busy_s"))
 """Sampled by the recorder: the process tree's processor time and resident memory; its own processor time; the busy
@@ -303,6 +333,7 @@ SENT = (
     CURVATURE,
     INFORMATION,
     MODULE_WORK,
+    PATH,
 )
 RESTATED = (STEPS, LOSSES, LEDGER, WORK, FIRST_LAW)
 """Tables whose row of a step may be written again, when another optimizer joins the step or a loss comes late: the

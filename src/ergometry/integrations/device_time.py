@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
+
+import torch
+
+from ergometry.core.series import DEVICE_STEPS
 
 
 class Event(Protocol):
@@ -57,3 +62,10 @@ class DeviceTimer:
         if any(self._sums):
             self._emit(self._step, self._sums)
         self._sums = [0.0] * 6
+
+
+def timer_of(device: torch.device, emit: Callable[..., None]) -> DeviceTimer:
+    """Return a timer of an accelerator's phases, which emits rows of ``DEVICE_STEPS``."""
+    new_event = functools.partial(torch.get_device_module(device).Event, enable_timing=True)
+    index = float(device.index or 0)
+    return DeviceTimer(new_event, lambda step, sums: emit(DEVICE_STEPS, step, index, *sums))

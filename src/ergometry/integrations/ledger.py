@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 BLOCKS = 8
-_SHARE = 0.02
+SHARE = 0.02
 _FLOOR_BYTES = 4 << 20
 _MAX_BLOCK = 1 << 17
 _PLANS = 16
@@ -29,11 +29,11 @@ Block = tuple[int, int, int]  # tensor, first element, end
 
 
 class Plan:
-    """The blocks that the dense parameters of one optimizer can be drawn from."""
+    """The blocks that the dense parameters of one optimizer can be drawn from, ``share`` of them at most."""
 
-    def __init__(self, sizes: Sequence[int]) -> None:
+    def __init__(self, sizes: Sequence[int], share: float = SHARE) -> None:
         self.parameters = sum(sizes)
-        block = min(max(int(_SHARE * self.parameters / BLOCKS), 1), _MAX_BLOCK)
+        block = min(max(int(share * self.parameters / BLOCKS), 1), _MAX_BLOCK)
         self._ends: list[int] = []
         self._block = block
         self._sizes = list(sizes)

@@ -13,6 +13,7 @@ import torch
 from ergometry.core import series
 from ergometry.integrations.ledger import Ledger, Sample, SparseSample, estimates
 from ergometry.integrations.pending import Pending
+from ergometry.integrations.physics.apart import apart
 
 _ERRORS = (1, 3, 5, 10)  # columns of a ledger row (after its step) that are standard errors
 
@@ -20,8 +21,9 @@ _ERRORS = (1, 3, 5, 10)  # columns of a ledger row (after its step) that are sta
 class OptimizerWatch:
     """Follows optimizers' steps between ``begin`` and ``end``, as often as the ledger's share of time allows."""
 
-    def __init__(self, emit: Callable[..., None], pending: Pending) -> None:
-        self._emit, self._pending = emit, pending
+    def __init__(self, emit: Callable[..., None], pending: Pending, *, follows: bool = True) -> None:
+        """Write through ``emit``; ``follows``: gradient work, and not learning rates alone."""
+        self._emit, self._pending, self._follows = emit, pending, follows
         self.ledger = Ledger()
         self.ledger_s = 0.0
         """Seconds spent so far."""
@@ -41,12 +43,12 @@ class OptimizerWatch:
         # The optimizers of one step are followed together, or its row would tell of some of them only.
         if step != self._decided_for or id(optimizer) in self._deciders:
             self._decided_for, self._deciders = step, set()
-            self._due = self.ledger.due(step_s)
+            self._due = self._follows and self.ledger.due(step_s)
         self._deciders.add(id(optimizer))
         if not self._due:
             return
         began = time.perf_counter()
-        with torch.no_grad():
+        with apart(), torch.no_grad():
             self._sample, self._sparse = self.ledger.begin(optimizer.param_groups)
             if self._sample is not None and not closure:
                 self._sample.take_gradient()
@@ -55,7 +57,7 @@ class OptimizerWatch:
     def closure_backward(self) -> None:
         """Copy the gradient that a closure's first backward has made."""
         if self._sample is not None and self._sample.gradient is None:
-            with torch.no_grad():
+            with apart(), torch.no_grad():
                 self._sample.take_gradient()
 
     def end(self, optimizer: Any, step: int) -> None:
@@ -68,7 +70,7 @@ class OptimizerWatch:
             return
         began = time.perf_counter()
         scale = getattr(optimizer, "grad_scale", None)
-        with torch.no_grad():
+        with apart(), torch.no_grad():
             sums = self._sums(sample, sparse, scale)
             self._weigh(sample)
         width = sums.shape[1] - len(sparse)

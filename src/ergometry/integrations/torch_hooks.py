@@ -18,6 +18,7 @@ import torch
 from torch.optim import optimizer as torch_optimizer
 
 from ergometry.integrations.inspect_call import Inference
+from ergometry.integrations.physics.taps import conduct
 from ergometry.integrations.tracer import Tracer
 from ergometry.meter.client import RecorderClient
 
@@ -35,15 +36,21 @@ def instrument(torch_module: ModuleType, client: RecorderClient, **options: Any)
     """Watch torch from here on; return what watches, or None where torch could not be patched.
 
     Options: ``examples``, ``tokens``, ``classes`` (stated by the user), ``only`` (identities of the optimizers to
-    follow), ``models`` (whose parameters count from the start).
+    follow), ``models`` (whose parameters count from the start), and of the thermodynamic ledger ``physics`` (``off``,
+    ``light``, ``full``), ``physics_every`` (steps from one sample to the next), ``loss`` (of a model and a batch) and
+    ``probe`` (a batch).
     """
     global _active
     only, models = options.pop("only", None), options.pop("models", ())
-    tracer = Tracer(client, Inference(**options), only=only)
+    level, every = options.pop("physics", None) or "light", options.pop("physics_every", None)
+    loss, probe = options.pop("loss", None), options.pop("probe", None)
+    tracer = Tracer(client, Inference(**options), only=only, follows=level != "off")
     client.meta(torch=torch_module.__version__)
     try:
         for model in models:
             tracer.models.has_parameters(model, training=True)
+        if level != "off":
+            tracer.physics = conduct(tracer, level=level, every=every, loss=loss, probe=probe)
         install(tracer)
     except Exception as error:
         remove()
@@ -159,6 +166,7 @@ def _patch_scaler(tracer: Tracer) -> None:
     def scaled(self: Any, outputs: Any) -> Any:
         out = scale(self, outputs)
         tracer.own(tracer.losses.scaled, outputs, out, self)
+        tracer.own(tracer.physics.scaled, outputs, out, self)
         return out
 
     @functools.wraps(step)
@@ -179,11 +187,11 @@ def _patch_data(tracer: Tracer) -> None:
 
     @functools.wraps(begin)
     def __iter__(self: Any) -> Any:  # noqa: N807
-        return begin(self) if tracer.dead else tracer.iterate(begin, self)
+        return begin(self) if tracer.dead else tracer.loaders.iterate(begin, self)
 
     @functools.wraps(following)
     def __next__(self: Any) -> Any:  # noqa: N807
-        return following(self) if tracer.dead else tracer.next_batch(following, self)
+        return following(self) if tracer.dead else tracer.loaders.next_batch(following, self)
 
     _patch(dataloader.DataLoader, "__iter__", __iter__)
     _patch(dataloader._BaseDataLoaderIter, "__next__", __next__)

@@ -6,13 +6,10 @@ the training.
 
 from __future__ import annotations
 
-import functools
 import math
-import resource
-import sys
 import threading
 import time
-import weakref
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -21,17 +18,20 @@ import torch
 from ergometry.core import series
 from ergometry.integrations.counting.ambient import Pass
 from ergometry.integrations.counting.counter import WorkCounter
-from ergometry.integrations.device_time import DeviceTimer
+from ergometry.integrations.device_time import DeviceTimer, timer_of
 from ergometry.integrations.inspect_call import Inference, batch_size, labels_of
+from ergometry.integrations.loaders import Loaders
 from ergometry.integrations.losses import LossReader
 from ergometry.integrations.models import Models
 from ergometry.integrations.optimizers import OptimizerWatch
 from ergometry.integrations.pending import Pending
-from ergometry.integrations.steps import StepMachine
+from ergometry.integrations.physics.apart import apart
+from ergometry.integrations.physics.conductor import Conductor
+from ergometry.integrations.steps import OTHER, StepMachine
+from ergometry.integrations.teller import Teller
 from ergometry.meter.client import RecorderClient
 
 _HOUSEKEEPING_S = 1.0
-_PROFILES_S = 2.0
 
 Original = Callable[..., Any]
 
@@ -39,34 +39,32 @@ Original = Callable[..., Any]
 class Tracer:
     """What is known of the training so far. ``inside`` and ``dead`` are read by every patch before anything else."""
 
-    def __init__(self, client: RecorderClient, inference: Inference, *, only: set[int] | None = None) -> None:
-        """Follow the optimizers whose identities are in ``only``; None follows all."""
+    def __init__(
+        self, client: RecorderClient, inference: Inference, *, only: set[int] | None = None, follows: bool = True
+    ) -> None:
+        """Follow the optimizers whose identities are in ``only`` (None: all); ``follows``: their gradient work too."""
         self.client, self.inference, self.only = client, inference, only
-        self.inside = self.dead = False
+        self.inside = self.dead = self._trains_in_eval = False
         self._thread = threading.get_ident()
-        self.machine = StepMachine(self._emit)
-        self.pending = Pending()
-        self.optimizers = OptimizerWatch(self._emit, self.pending)
+        self.machine, self.pending = StepMachine(self._emit), Pending()
+        self.optimizers = OptimizerWatch(self._emit, self.pending, follows=follows)
         self.losses = LossReader(
             self.machine, self.pending, lambda step, loss: self._emit(series.LOSSES, step, self.now(), loss)
         )
         self.work = WorkCounter(self.machine, self.now)
-        self._clock = time.perf_counter
-        self._origin_s = client.origin_s
+        self.physics = Conductor((), meta=client.meta, notice=client.notice, level="off")
+        self.loaders = Loaders(self)
+        self._clock, self._origin_s = time.perf_counter, client.origin_s
         self.models = Models(self._model_found)
         self._timer: DeviceTimer | None = None
-        self._trains_in_eval = False
         self._batch: dict[int, list[float]] = {}
         self._eval_batch: dict[int, list[float]] = {}  # of an evaluation that recorded gradients
-        self._passes: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
-        self._pass_of: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
-        self._last_pass = 0
-        self._optimizer_steps = 0
         self._step_s, self._step_seen, self._step_began_s = 0.0, -1, 0.0
-        self._hook_s = self._housekept_s = 0.0
-        self._told = 0
-        self._told_s = -math.inf
-        self._hooks = 0
+        self.hooks, self.hook_s = 0, 0.0
+        """Calls of ours, and the seconds spent in them, less what counts as the ledger's."""
+        self._told_s = 0.0  # in the taps, of the hook under way
+        self._optimizer_steps, self._housekept_s = 0, 0.0
+        self.teller = Teller(self)
 
     def now(self) -> float:
         """Return seconds since the run's origin."""
@@ -76,19 +74,21 @@ class Tracer:
         self.client.write(kind, *values)
 
     def die(self) -> None:
-        """Watch nothing from here on: in a forked child, whose training is not this run's."""
+        """Watch nothing from here on: at the end, or in a forked child, whose training is not this run's."""
         self.dead = True
+        self._stop()
+
+    def _stop(self) -> None:
+        self.physics.stop()
         self.work.stop()
 
     def fault(self, error: Exception) -> None:
         """End the watching: a fault of ours is said, and the training goes on."""
         if not self.dead:
             self.dead, self.inside = True, False
-            self.work.stop()
-            trace = error.__traceback__
-            while trace is not None and trace.tb_next is not None:
-                trace = trace.tb_next
-            where = f" ({trace.tb_frame.f_code.co_name}:{trace.tb_lineno})" if trace else ""
+            self._stop()
+            frames = [*traceback.walk_tb(error.__traceback__)][-1:]
+            where = "".join(f" ({frame.f_code.co_name}:{line})" for frame, line in frames)
             self.client.notice("torch.unsupported", f"{type(error).__name__}: {error}{where}")
 
     def own(self, what: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -108,9 +108,26 @@ class Tracer:
             self._thread = thread
         return thread != self._thread
 
+    def _tell(self, event: Callable[..., None], *args: Any, **kwargs: Any) -> None:
+        """Pass an event on to the ledger's taps: their time is in no phase of the script's, nor are their calls."""
+        if not self.physics.taps:
+            return
+        began, inside, self.inside = self._clock(), self.inside, True
+        self.machine.enter(OTHER, began - self._origin_s)
+        try:
+            with apart():
+                event(*args, **kwargs)
+        finally:
+            ended = self._clock()
+            self.machine.leave(ended - self._origin_s)
+            self.inside = inside
+            self._told_s += ended - began
+            self.physics.clocked_s += ended - began
+
     def _spent(self, began: float, called: float, returned: float) -> None:
-        self._hooks += 1
-        self._hook_s += (called - began) + (self._clock() - returned)
+        self.hooks += 1
+        self.hook_s += (called - began) + (self._clock() - returned) - self._told_s
+        self._told_s = 0.0  # it is the ledger's
 
     # Outermost module calls
 
@@ -132,14 +149,7 @@ class Tracer:
                 training=grad and (starts or not has_parameters), starts_step=starts, now_s=began - self._origin_s
             )
             depth = self.machine.depth
-            if starts:
-                self._training_forward(began - self._origin_s)
-            halted, running = False, None
-            if has_parameters:  # one without is part of what the script computes (or, before a forward, prepares)
-                halted = self.work.ambient.pause()
-                running = self.work.call_begin(
-                    module, args, kwargs, evaluation=evaluation, starts=starts, step_s=self._step_s
-                )
+            halted, running = self._call_begin(module, args, kwargs, (has_parameters, starts, evaluation))
         except Exception as error:
             self.fault(error)
             return original(module, *args, **kwargs)
@@ -150,13 +160,33 @@ class Tracer:
             if not self.dead:
                 if has_parameters:  # before an evaluation's end settles what it is
                     self.work.call_end(running, returned - called, self._step_s)
+                if starts:
+                    self._tell(self.physics.forward_end, module, out)
                 self._called(module, args, kwargs, out, evaluation=evaluation, starts=starts)
                 if has_parameters:
                     self.work.go_on(halted=halted, watches=grad and not evaluation)
+                self.physics.go_on(self.work.ambient.running)
         except Exception as error:
             self.fault(error)
         self._spent(began, called, returned)
         return out
+
+    def _call_begin(self, module: Any, args: Any, kwargs: Any, call: tuple[bool, bool, bool]) -> tuple[bool, Any]:
+        """Return (whether a counted optimizer's step was halted, the pass to count) of a call that begins."""
+        has_parameters, starts, evaluation = call
+        halted, running = False, None
+        self.physics.pause()
+        if starts:
+            self._training_forward(self.now())
+        if has_parameters:  # one without is part of what the script computes (or, before a forward, prepares)
+            halted = self.work.ambient.pause()
+            step_s = self._step_s
+            running = self.work.call_begin(module, args, kwargs, evaluation=evaluation, starts=starts, step_s=step_s)
+        if starts:
+            self._tell(self.physics.forward_begin, self.machine.index, self._step_s, module, args, kwargs)
+        if evaluation or running is not None:
+            self.physics.drop()
+        return halted, running
 
     def _within(self, original: Original, module: torch.nn.Module, args: Any, kwargs: Any) -> Any:
         """Run a module within a counted pass, whatever thread it is in."""
@@ -171,7 +201,7 @@ class Tracer:
         self.inside = running is None  # in a counted pass the modules within tell where they are
         try:
             if running is None:
-                return original(subject, *args, **kwargs)
+                return self.physics.run(original, subject, args, kwargs)
             return self.work.run(running, original, subject, args, kwargs)
         except BaseException:
             self.own(self._unwind, depth - 1)  # a fault of ours must not take the place of the script's own
@@ -183,14 +213,13 @@ class Tracer:
         self.machine.unwind(depth, self.now())
         # No backward will come of it, nor of what was called before it: the script begins anew.
         self._batch.clear()
+        self._tell(self.physics.unwound)
+        self._told_s = 0.0
         self.work.unwound()
 
     def _model_found(self, device: torch.device | None) -> None:
         if device is not None:
-            new_event = functools.partial(torch.get_device_module(device).Event, enable_timing=True)
-            index = float(device.index or 0)
-            timer = DeviceTimer(new_event, lambda step, sums: self._emit(series.DEVICE_STEPS, step, index, *sums))
-            self._timer = timer
+            self._timer = timer = timer_of(device, self._emit)
             self.machine.on_switch = lambda phase: timer.mark(phase, self.machine.index)
         self.client.meta(parameters=self.models.parameters, devices=self.models.device_names())
 
@@ -200,7 +229,7 @@ class Tracer:
             if self._step_seen >= 0:
                 self._step_s = took_s if not self._step_s else 0.9 * self._step_s + 0.1 * took_s
             self._step_seen, self._step_began_s = self.machine.index, now_s
-        self.machine.loader_pass = self._last_pass
+        self.machine.loader_pass = self.loaders.last_pass
 
     def _called(self, module: Any, args: Any, kwargs: Any, out: Any, *, evaluation: bool, starts: bool) -> None:
         now = self.now()
@@ -229,6 +258,7 @@ class Tracer:
         began = self._clock()
         machine = self.machine
         try:
+            self.physics.pause()
             self.work.end_tail()
             if self._eval_batch:
                 # The last forward was taken for an evaluation, since the module is in eval mode; it trains so.
@@ -239,9 +269,10 @@ class Tracer:
             machine.backward_begin(began - self._origin_s)
             depth = machine.depth
             if machine.backwards == 0:
-                machine.loader_pass = self._last_pass
+                machine.loader_pass = self.loaders.last_pass
             halted = self.work.ambient.pause()
             double = bool(kwargs.get("create_graph", args[2] if len(args) > 2 else False))
+            self._tell(self.physics.backward_begin, tensors)
             running = self.work.backward_begin(double=double)
         except Exception as error:
             self.fault(error)
@@ -251,12 +282,15 @@ class Tracer:
         returned = self._clock()
         try:
             if not self.dead:
+                retained = double or bool(kwargs.get("retain_graph", args[1] if len(args) > 1 else False))
+                self._tell(self.physics.backward_end, tensors, retained=retained)
                 self._backward_done(tensors)
                 self.work.backward_end(running, returned - called, self._step_s)
                 if running is not None:
                     machine.restate()  # optimizers may have stepped within it
                 if halted:
                     self.work.ambient.resume()
+                self.physics.go_on(self.work.ambient.running)
         except Exception as error:
             self.fault(error)
         self._spent(began, called, returned)
@@ -288,14 +322,16 @@ class Tracer:
             return
         began = self._clock()
         try:
+            self.physics.pause()
             closure = any(argument is not None for argument in args[1:]) or kwargs.get("closure") is not None
             # A step that no forward opened is opened by this optimizer's end: its number is the next one.
             self.optimizers.begin(optimizer, step=self.machine.index, step_s=self._step_s, closure=closure)
             within = self.machine.in_optimizer
             now = self._clock()
             self.machine.optimizer_begin(now - self._origin_s, who=id(optimizer), closure=closure)
+            self._tell(self.physics.optimizer_begin, optimizer, closure=closure)
             self.work.optimizer_begin(optimizer, closure=closure, within=within)
-            self._spent(began, now, self._clock())
+            self._spent(began, now, now)
         except Exception as error:
             self.fault(error)
 
@@ -305,6 +341,7 @@ class Tracer:
             return
         began = self._clock()
         try:
+            self.physics.pause()
             self._optimizer_steps += 1
             found_inf = getattr(optimizer, "found_inf", None)
             # On a device, whether a fused step was skipped is not known without waiting for it.
@@ -313,11 +350,12 @@ class Tracer:
             self.machine.optimizer_end(began - self._origin_s, who=id(optimizer), skipped=skipped)
             if not skipped:
                 self.optimizers.end(optimizer, self.machine.index)
+            self._tell(self.physics.optimizer_end, optimizer, self.machine.index, skipped=skipped)
             self.pending.poll()
+            self.physics.poll()
             if self._timer is not None:
                 self._timer.poll()
-            if began - self._origin_s - self._housekept_s > _HOUSEKEEPING_S:
-                self._housekeep(began - self._origin_s)
+            self._housekeep(began - self._origin_s)
             self._spent(began, began, began)
         except Exception as error:
             self.fault(error)
@@ -327,69 +365,21 @@ class Tracer:
         before = self._optimizer_steps
         out = original(scaler, *args, **kwargs)
         if not self.dead and not self.elsewhere() and scaler.is_enabled() and self._optimizer_steps == before:
-            try:
-                now = self.now()
-                self.machine.optimizer_begin(now)
-                self.machine.optimizer_end(now, skipped=True)
-            except Exception as error:
-                self.fault(error)
+            self.own(self._skipped)
         return out
 
-    # Data
-
-    def iterate(self, original: Original, loader: Any) -> Any:
-        """Begin a pass over a loader's data, timed: its workers start here."""
-        if self.inside or self.work.passing or self.elsewhere() or self.machine.in_data:
-            return original(loader)
-        iterator = self._waiting(original, loader)
-        self.own(self._begun, loader, iterator)
-        return iterator
-
-    def _begun(self, loader: Any, iterator: Any) -> None:
-        number = self._passes.get(loader, 0) + 1
-        self._passes[loader] = self._pass_of[iterator] = number
-
-    def next_batch(self, original: Original, iterator: Any) -> Any:
-        """Wait for a batch, timed."""
-        if self.inside or self.work.passing or self.elsewhere() or self.machine.in_data:
-            return original(iterator)
-        batch = self._waiting(original, iterator)
-        self._last_pass = self._pass_of.get(iterator, 1)
-        return batch
-
-    def _waiting(self, original: Original, subject: Any) -> Any:
-        self.own(self.work.end_tail)
-        self.own(self.machine.data_begin, self.now())
-        depth = self.machine.depth
-        try:
-            return original(subject)
-        finally:
-            if self.machine.depth == depth:
-                self.own(self.machine.data_end, self.now())
+    def _skipped(self) -> None:
+        now = self.now()
+        self.machine.optimizer_begin(now)
+        self.machine.optimizer_end(now, skipped=True)
+        self._tell(self.physics.optimizer_end, None, self.machine.index, skipped=True)
 
     # Once a second, and at the end
 
     def _housekeep(self, now_s: float) -> None:
-        self._housekept_s = now_s
-        unit = 1 if sys.platform == "darwin" else 1024
-        peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-        self._emit(series.MEMORY, now_s, -1.0, float(peak_bytes))
-        allocated = self.models.peak_memory_bytes()
-        if allocated is not None:
-            self._emit(series.MEMORY, now_s, *allocated)
-        self._emit(series.OVERHEAD, now_s, self.optimizers.ledger_s, self.work.spent_s, self._hooks, self._hook_s)
-        self._tell_work(now_s)
-
-    def _tell_work(self, now_s: float, *, last: bool = False) -> None:
-        """Emit the uses of profiles, and the profiles themselves where there are new ones, ever less often."""
-        for row in self.work.adder.rows(now_s, last=last):
-            self._emit(series.PROFILE_USES, *row)
-        profiles = len(self.work.adder.book.entries)
-        if profiles > self._told and (last or now_s - self._told_s > _PROFILES_S * self._told):
-            self._told, self._told_s = profiles, now_s
-            self.client.meta(profiles=self.work.adder.book.told())
-        if last:
-            self.client.meta(counting=self.work.findings.labels(self.work.fits.misfit))
+        if now_s - self._housekept_s > _HOUSEKEEPING_S:
+            self._housekept_s = now_s
+            self.teller.tell(now_s)
 
     def finish(self) -> None:
         """Emit what is left when the run ends."""
@@ -402,27 +392,8 @@ class Tracer:
                 self._timer.flush()
             self.work.end_tail()
             self.machine.finish(self.now())
-            self._tell_work(self.now(), last=True)
-            self._housekeep(self.now())
-            inference = self.inference
-            self.client.meta(
-                inferred=inference.reasons,
-                classes=inference.classes,
-                label=inference.label,
-                threads=torch.get_num_threads(),
-                parameters=self.models.parameters or None,
-            )
-            if self.machine.steps == 0:
-                self.client.notice("steps.none", "torch was imported, and no optimizer stepped")
-            if self.machine.skipped:
-                self.client.notice("steps.skipped", str(self.machine.skipped))
-            if self.optimizers.ledger.left_out:
-                left_out = f"{self.optimizers.ledger.left_out} are complex, or on another device"
-                self.client.notice("ledger.partial", left_out)
-            self.work.findings.tell(self.client.notice)
-            if self.losses.unreadable:
-                self.client.notice("loss.unreadable", str(self.losses.unreadable))
+            self._tell(self.physics.finish)
+            self.teller.finish()
         except Exception as error:
             self.fault(error)
-        self.dead = True
-        self.work.stop()
+        self.die()

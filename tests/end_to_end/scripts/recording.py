@@ -131,6 +131,30 @@ def compiler_comes_late():
     return [run]
 
 
+def criterion(model, batch):
+    return nn.functional.cross_entropy(model(batch["x"]), batch["y"])
+
+
+def owned(recorded=True):
+    """Have the recording call the loss, with everything that it can take of it."""
+    model, optimizer = make()
+    probe = {"x": torch.ones(4, 5), "y": torch.tensor([0, 1, 0, 1])}
+    recording = erg.record(model, optimizer, physics="full", physics_every=1, loss=criterion, probe=probe)
+    with recording if recorded else contextlib.nullcontext():
+        for _ in range(4):
+            loss = recording.loss({"x": torch.randn(6, 5), "y": torch.randint(2, (6,))})
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    print("after", recording.loss(probe).shape)
+    save(model=model, optimizer=optimizer)
+    return [recording] if recorded else []
+
+
+def owned_plainly():
+    return owned(recorded=False)
+
+
 def left_open():
     """End the process inside a recording."""
     model, optimizer = make()
@@ -140,7 +164,7 @@ def left_open():
 
 
 WAYS = {way.__name__: way for way in (whole, plainly, one_of_two, several, raising, forked, refused)}
-WAYS |= {way.__name__: way for way in (compiler_comes_late, left_open)}
+WAYS |= {way.__name__: way for way in (compiler_comes_late, left_open, owned, owned_plainly)}
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()

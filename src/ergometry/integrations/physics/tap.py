@@ -17,6 +17,10 @@ from ergometry.integrations.steps import StepMachine
 LEVELS = ("off", "light", "full")
 
 
+def _unknown(*_: Any) -> None:
+    return None
+
+
 @dataclass(frozen=True)
 class Site:
     """What a tap may use of the process that it taps.
@@ -32,6 +36,10 @@ class Site:
         every: steps from one use to the next, where the user asked for a fixed cadence; None: by share of time.
         loss: the user's ``loss(model, batch)``, where the API owns it; else None.
         probe: the user's probe batch, else None.
+        dataset: returns the number of examples that the batches of the last loader are drawn from without
+            replacement; None where they stream, repeat or are not known.
+        loss_scale: of the tensors that a backward is about to run on, returns the factor (a tensor) by which a
+            gradient scaler has multiplied them; None where none has.
     """
 
     emit: Callable[..., None]
@@ -44,6 +52,8 @@ class Site:
     every: int | None = None
     loss: Callable[..., Any] | None = None
     probe: Any = None
+    dataset: Callable[[], float | None] = _unknown
+    loss_scale: Callable[[Any], Any] = _unknown
 
     @property
     def full(self) -> bool:
