@@ -11,22 +11,42 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ergometry import equations, work
+    from ergometry.core.budget import Budget
     from ergometry.core.estimate import Estimate, Provenance
     from ergometry.core.run import Run
+    from ergometry.langevin.ensemble import certified
+    from ergometry.report.plan import plan
     from ergometry.session import Recording, Window, measure, record
     from ergometry.store.reader import load
 
 __version__ = "0.1.0"
 
-__all__ = ["Estimate", "Provenance", "Recording", "Run", "Window", "equations", "load", "measure", "record", "work"]
+__all__ = [
+    "Budget",
+    "Estimate",
+    "Provenance",
+    "Recording",
+    "Run",
+    "Window",
+    "certified",
+    "equations",
+    "load",
+    "measure",
+    "plan",
+    "record",
+    "work",
+]
 
 _HOMES = {
+    "Budget": "ergometry.core.budget",
     "Estimate": "ergometry.core.estimate",
     "Provenance": "ergometry.core.estimate",
     "Run": "ergometry.core.run",
     "Recording": "ergometry.session",
     "Window": "ergometry.session",
+    "certified": "ergometry.langevin.ensemble",
     "measure": "ergometry.session",
+    "plan": "ergometry.report.plan",
     "record": "ergometry.session",
     "load": "ergometry.store.reader",
 }
