@@ -28,7 +28,7 @@ def equations(
     section_id: Annotated[
         str | None, typer.Argument(metavar="[ID]", help="A section's number, such as 6.1; all of them without it.")
     ] = None,
-    format: Annotated[Format, typer.Option(help="A table, JSON, or the page of the manual.")] = Format.TEXT,  # noqa: A002
+    format: Annotated[Format, typer.Option(help="A table, JSON, or what the manual's page has of it.")] = Format.TEXT,  # noqa: A002
 ) -> None:
     """Explain the equations of work and power: each as written, how far it holds, and its repair."""
     from ergometry.equations.catalogue import CATALOGUE, section
@@ -70,7 +70,9 @@ def _whole(entry: Section) -> RenderableType:
         return [Text(""), Text(label, "bold"), Text(_sentence(words))] if words else []
 
     def table(headings: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Table:
-        made = Table(*headings, box=None, pad_edge=False, header_style="bold")
+        made = Table(box=None, pad_edge=False, header_style="bold")
+        for i, heading in enumerate(headings):
+            made.add_column(heading, overflow="fold", no_wrap=i == 0)
         for row in rows:
             made.add_row(*map(Text, row))
         return made
@@ -83,9 +85,10 @@ def _whole(entry: Section) -> RenderableType:
         *paragraph("Repair", entry.repair),
         *paragraph("What the number tells", entry.tells),
         Text(""),
-        table(("value of a run", "unit", "of", "not yet known:"), _values(entry)),
+        table(("value of a run", "unit", "of", "where it is null:"), _values(entry)),
         *paragraph("Estimator", entry.estimator),
         *paragraph("References", "; ".join(entry.references)),
+        Text(f"\nIn the manual: {entry.page}"),
     )
 
 
@@ -105,7 +108,9 @@ def _markdown(entry: Section) -> str:
     ):
         lines.append(f"**{label}.** {_literal(_sentence(words))}")
     rows = [f"| `{name}` | `{unit}` | {part} | {_literal(needs)} |" for name, unit, part, needs in _values(entry)]
-    lines.append("\n".join(["| value | unit | of | not yet known: |", "|---|---|---|---|", *rows]))
+    lines.append("\n".join(["| value | unit | of | where it is null: |", "|---|---|---|---|", *rows]))
+    if entry.estimator:
+        lines.append(f"Estimator: {_literal(entry.estimator)}.")
     if entry.references:
         lines.append(f"References: {'; '.join(entry.references)}.")
     return "\n\n".join(lines)

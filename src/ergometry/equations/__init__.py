@@ -1,8 +1,9 @@
 """Equations: the catalogue of 23 sections, their formulas as pure functions, and their values for a run.
 
 The functions here are the formulas, as written and repaired, with the closed forms that test them; they take and
-give floats or float64 arrays. :mod:`~ergometry.equations.catalogue` says what holds and what does not;
-:mod:`~ergometry.equations.live` evaluates a stored run.
+give floats, NumPy arrays and torch tensors alike, and broadcast (:mod:`~ergometry.equations.elementwise`).
+:mod:`~ergometry.equations.catalogue` says what holds and what does not; :mod:`~ergometry.equations.live` evaluates a
+stored run.
 """
 
 from __future__ import annotations
@@ -18,9 +19,6 @@ from ergometry.equations.budgets import (
     roofline_batch,
     roofline_energy,
     steps_to_target,
-)
-from ergometry.equations.codelength import (
-    prequential_gain,
 )
 from ergometry.equations.efficiency import (
     certified_efficiency,
@@ -70,13 +68,14 @@ from ergometry.equations.power_speed import (
     step_time,
 )
 from ergometry.equations.practice import (
+    anytime_exponent,
+    curvature_batch,
     efficient_batch_as_written,
     latency_bound_batch,
     learning_rate_power_as_written,
     optimal_learning_rate,
     power_schedule,
     schedule_speed_factor,
-    stability_limit,
 )
 from ergometry.equations.thermodynamic_work import (
     BOLTZMANN,
@@ -91,23 +90,29 @@ from ergometry.equations.thermodynamic_work import (
 )
 from ergometry.equations.work_loss import (
     excess_loss_as_written,
+    friction_work,
     least_entropy_production,
     least_excess_loss,
     least_path_cost,
     least_squared_error,
     optimal_work_as_written,
     path_cost,
+    path_optimality,
     stationary_loss_floor,
     stationary_variance,
 )
+from ergometry.estimators.codelength import prequential_gain
+from ergometry.estimators.curvature import stability_limit
 
 __all__ = [
     "BOLTZMANN",
     "MemoryEnergy",
     "alignment",
+    "anytime_exponent",
     "certified_efficiency",
     "compute_power",
     "compute_power_as_written",
+    "curvature_batch",
     "displacement_work",
     "dissipated_work",
     "drag_information",
@@ -118,6 +123,7 @@ __all__ = [
     "entries",
     "excess_loss_as_written",
     "flop_energy",
+    "friction_work",
     "gradient_flow_work",
     "gradient_path",
     "heat",
@@ -151,6 +157,7 @@ __all__ = [
     "optimal_learning_rate",
     "optimal_work_as_written",
     "path_cost",
+    "path_optimality",
     "power_efficiency",
     "power_schedule",
     "prequential_gain",

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import numpy as np
 
 from ergometry.core.estimate import Estimate, Provenance
+from ergometry.equations import elementwise as ew
 from ergometry.equations.power_speed import BATCH, E0D, E1D, STATIC, TAU0, TAU1, step_time
 from ergometry.equations.priced import combined
 from ergometry.equations.readings import Readings
-from ergometry.equations.section import Array, Real, Section, Symbol, Values, Verdict
+from ergometry.equations.section import COUNTED, STAND_IN, TWO_SIZES, Array, Real, Section, Symbol, Values, Verdict
 from ergometry.equations.thermodynamic_work import THERMAL_ENERGY, landauer_energy
 
 
@@ -20,7 +24,7 @@ def optimal_batch_as_written(energy_budget: Real, information_per_joule: Real, s
     >>> float(optimal_batch_as_written(100.0, 4.0, 10.0, 10.0))
     2.0
     """
-    return np.sqrt(energy_budget * information_per_joule / (step_rate * seconds))
+    return ew.sqrt(energy_budget * information_per_joule / (step_rate * seconds))
 
 
 def steps_to_target(batch: Real, least_steps: Real, critical_batch: Real) -> Real:
@@ -47,7 +51,7 @@ def optimal_batch(critical_batch: Real, e0: Real, e1: Real) -> Real:
     >>> float(optimal_batch(100.0, 4.0, 1.0))
     20.0
     """
-    return np.sqrt(critical_batch * e0 / e1)
+    return ew.sqrt(critical_batch * e0 / e1)
 
 
 def least_energy(least_steps: Real, critical_batch: Real, e0: Real, e1: Real) -> Real:
@@ -58,7 +62,7 @@ def least_energy(least_steps: Real, critical_batch: Real, e0: Real, e1: Real) ->
     >>> float(least_energy(10.0, 100.0, 4.0, 1.0))
     1440.0
     """
-    return least_steps * (np.sqrt(e0) + np.sqrt(e1 * critical_batch)) ** 2
+    return least_steps * (ew.sqrt(e0) + ew.sqrt(e1 * critical_batch)) ** 2
 
 
 def roofline_energy(
@@ -96,11 +100,9 @@ def roofline_batch(critical_batch: Real, e0d: Real, e1d: Real, static_w: Real, t
     >>> float(roofline_batch(100.0, 0.0, 1.0, 100.0, 0.01, 0.0001))
     10.0
     """
-    with np.errstate(divide="ignore", invalid="ignore"):
-        throughput = np.sqrt(np.divide(critical_batch * e0d, e1d + static_w * tau1))
-        latency = np.sqrt(np.divide(critical_batch * (e0d + static_w * tau0), e1d))
-        corner = np.divide(tau0, tau1)
-    return np.maximum(throughput, np.minimum(corner, latency))
+    throughput = ew.sqrt(ew.divided(critical_batch * e0d, e1d + static_w * tau1))
+    latency = ew.sqrt(ew.divided(critical_batch * (e0d + static_w * tau0), e1d))
+    return ew.maximum(throughput, ew.minimum(ew.divided(tau0, tau1), latency))
 
 
 def max_throughput_as_written(max_power: Real, parameters: Real, e_flop: Real) -> Real:
@@ -142,12 +144,14 @@ def least_power_as_written(information_bit: Real, max_seconds: Real, temperature
     return information_bit * landauer_energy(temperature_k) / max_seconds
 
 
-def least_mean_power(seconds: Array, joules: Array, max_seconds: float) -> float:
+def least_mean_power(seconds: Array, joules: Array, max_seconds: Real) -> Real:
     """Least mean power among operating points that meet a deadline and that no other beats in time and energy, in W.
 
+    A slow, wasteful point draws little power too: hence the front of (time, energy) first.
+
     Args:
-        seconds: (n,) float64, time of each operating point.
-        joules: (n,) float64, its energy.
+        seconds: (n,), time of each operating point.
+        joules: (n,), its energy.
         max_seconds: t_max.
 
     Returns:
@@ -155,20 +159,20 @@ def least_mean_power(seconds: Array, joules: Array, max_seconds: float) -> float
 
     Source: 6.3, repaired.
 
-    >>> least_mean_power(np.array([10.0, 20.0, 30.0]), np.array([100.0, 80.0, 90.0]), 40.0)
+    >>> import numpy as np
+    >>> float(least_mean_power(np.array([10.0, 20.0, 30.0]), np.array([100.0, 80.0, 90.0]), 40.0))
     4.0
     """
-    order = np.lexsort((joules, seconds))
-    t, e = seconds[order], joules[order]
-    best_before = np.concatenate(([np.inf], np.minimum.accumulate(e)[:-1])) if len(e) else e
-    on_front = (e < best_before) & (t <= max_seconds)
-    return float(np.min(e[on_front] / t[on_front])) if np.any(on_front) else float("nan")
+    later, dearer = seconds[:, None], joules[:, None]
+    beaten = ((seconds <= later) & (joules < dearer)) | ((seconds < later) & (joules <= dearer))
+    usable = ~beaten.any(-1) & (seconds <= max_seconds)
+    return (joules / seconds)[usable].min() if usable.any() else math.nan
 
 
-_POINTS = (
-    "needs operating points: time and energy per step at two batch sizes or power limits, and the critical batch size"
-)
-_CRITICAL = "needs the critical batch size, and joules per step at two batch sizes"
+_SLACK = 1.01
+"""Of a deadline that is itself a mean of measured times."""
+
+_POINTS = "needs operating points: steps under two power limits or more"
 
 SECTIONS = (
     Section(
@@ -195,13 +199,28 @@ SECTIONS = (
         "median{√(B_c·e0d/(e1d+P_static·τ1)), τ0/τ1, √(B_c(e0d+P_static·τ0)/e1d)}; a deadline is a price λ on "
         "time: P_static → P_static+λ",
         as_written_names={"E_used": "J", "E_budget": "J", "B_opt": "nat^0.5/step^0.5"},
-        repair_names={"B_star": "example/step", "E_star": "J", "B_actual": "example/step"},
+        repair_names={
+            "B_star": "example/step",
+            "B_star_roofline": "example/step",
+            "E_star": "J",
+            "E_modelled": "J",
+            "B_actual": "example/step",
+            "B_c": "example/step",
+            "e0": "J/step",
+            "e1": "J/example",
+        },
         needs={
             "E_budget": "needs an energy budget: none was set",
-            "B_star": _CRITICAL,
-            "E_star": _CRITICAL,
+            "B_star": STAND_IN,
+            "B_star_roofline": STAND_IN,
+            "E_star": STAND_IN,
+            "E_modelled": COUNTED,
+            "B_c": f"B_noise stands in for it: {TWO_SIZES}",
+            "e0": COUNTED,
+            "e1": COUNTED,
         },
-        tells="the batch size that reaches the loss for the fewest joules, and what the batch size used costs above it",
+        tells="the batch size that reaches the loss for the fewest joules, and what the batch size used costs above it "
+        "(E_modelled against E_star, both of the same model)",
         estimator="E3 stands in for B_c",
         references=("McCandlish 2018 (1812.06162)", "Merrill 2025 (2505.23971)", "Zhang 2024 (2410.21676)"),
     ),
@@ -224,10 +243,11 @@ SECTIONS = (
         as_written_names={"throughput_max": "example/s"},
         repair_names={"throughput_allowed": "example/s", "throughput": "example/s"},
         needs={
-            "throughput_max": "needs calibrated joules per FLOP of this machine and dtype",
-            "throughput_allowed": "needs counted work on a calibrated device (e0d, e1d)",
+            "throughput_max": COUNTED,
+            "throughput_allowed": COUNTED,
         },
         tells="how many more examples a second the power would allow",
+        estimator="E8; counted work at calibrated coefficients",
         references=("Zeus (2208.06102)",),
     ),
     Section(
@@ -262,13 +282,67 @@ def live(readings: Readings) -> Values:
             "E_used": readings.accounts.total,
             "B_opt": _batch_as_written(readings),
             "B_actual": examples / steps,
+            "B_c": readings.critical_batch,
+            **_optimum(readings),
         },
         "6.2": {"throughput": examples / readings.duration, **_priced(readings)},
         "6.3": {
             "P_min": readings.from_information(least, "ΔS·k_B·300 K·ln 2/t, t the run's duration"),
             "P_mean": readings.accounts.power,
+            **_pareto(readings),
         },
     }
+
+
+def _pareto(readings: Readings) -> dict[str, Estimate]:
+    """Return the least mean power of the run's operating points that makes its steps in the time that they took."""
+    points = [p for p in readings.points if p.power.known and p.speed.known]
+    if len(points) < 2:
+        return {}
+    seconds = np.array([1.0 / (p.speed.value or math.nan) for p in points])
+    joules = np.array([p.power.value or math.nan for p in points]) * seconds
+    took = float(np.average(seconds, weights=[p.steps for p in points]))
+    least = float(least_mean_power(seconds, joules, took * _SLACK))
+    chosen = min(points, key=lambda p: abs((p.power.value or math.nan) - least))
+    method = f"least of {len(points)} power limits: {chosen.limit_w:.0f} W"
+    return {
+        "P_pareto": replace(chosen.power, method=method, why="in the time that the run's own steps took, within 1 %")
+    }
+
+
+def _optimum(readings: Readings) -> dict[str, Estimate]:
+    """Return the energy model E(B) = S_min(1+B_c/B)(e0+e1·B) of a run whose work has a price, and its optimum."""
+    priced, steps, batch = readings.priced, readings.accounts.work["steps"], readings.batch
+    if priced is None:
+        if not readings.critical_batch.known:
+            return {}
+        units = {"B_star": "example/step", "B_star_roofline": "example/step", "E_star": "J"}
+        return {name: Estimate.unknown(unit, COUNTED) for name, unit in units.items()}  # B_c is known
+    static = readings.component_power("static")
+    at_peaks = "dynamic energy and P_static for the time at the calibrated peaks"
+    e0 = combined(lambda e, w, s: e + w * s, [priced.e0d, static, priced.tau0], "J/step", at_peaks)
+    e1 = combined(lambda e, w, s: e + w * s, [priced.e1d, static, priced.tau1], "J/example", at_peaks)
+    roofline = [priced.e0d, priced.e1d, static, priced.tau0, priced.tau1]
+
+    def least(critical: Real, e0: Real, e1: Real, s: Real, b: Real) -> Real:
+        return least_energy(s / (1.0 + critical / b), critical, e0, e1)
+
+    found = {
+        "e0": e0,
+        "e1": e1,
+        "B_star": readings.by_critical_batch(optimal_batch, [e0, e1], "example/step", "√(B_c e0/e1)"),
+        "B_star_roofline": readings.by_critical_batch(
+            roofline_batch, roofline, "example/step", "median form at the roofline"
+        ),
+        "E_star": readings.by_critical_batch(least, [e0, e1, steps, batch], "J", "S_min(√e0+√(e1 B_c))²"),
+        "E_modelled": combined(
+            lambda a, b, s, n: s * (a + b * n), [e0, e1, steps, batch], "J", "S (e0 + e1 B), as the run went"
+        ),
+    }
+    if found["E_star"].known:
+        why = f"to the loss that this run reached, S_min = S/(1+B_c/B); {found['E_star'].why}"
+        found["E_star"] = replace(found["E_star"], why=why)
+    return found
 
 
 def _priced(readings: Readings) -> dict[str, Estimate]:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-import numpy as np
-
+from ergometry.equations import elementwise as ew
 from ergometry.equations.readings import Readings
-from ergometry.equations.section import Real, Section, Symbol, Values, Verdict
+from ergometry.equations.section import CERTIFIED, Real, Section, Symbol, Values, Verdict
 from ergometry.equations.thermodynamic_work import THERMAL_ENERGY
 
 
@@ -59,10 +58,10 @@ def quench_information(x: Real, t: Real) -> Real:
 
     Source: 3.1.
 
-    >>> print(f"{quench_information(1.0, np.inf):.4f}")
+    >>> print(f"{quench_information(1.0, math.inf):.4f}")
     0.3466
     """
-    return 0.5 * np.log1p(x * np.expm1(-t) ** 2)
+    return 0.5 * ew.log1p(x * ew.expm1(-t) ** 2)
 
 
 def quench_heat(x: Real, t: Real) -> Real:
@@ -70,13 +69,13 @@ def quench_heat(x: Real, t: Real) -> Real:
 
     Source: 3.1.
 
-    >>> float(quench_heat(1.0, np.inf))
+    >>> float(quench_heat(1.0, math.inf))
     0.5
     """
-    return -0.5 * x * np.expm1(-2.0 * t)
+    return -0.5 * x * ew.expm1(-2.0 * t)
 
 
-def quench_efficiency(x: Real, t: Real = np.inf) -> Real:
+def quench_efficiency(x: Real, t: Real = math.inf) -> Real:
     """Certified efficiency of the quench, η = I/(ΔS + Q/T) with ΔS = I; ½ at most, as x → 0.
 
     Source: 3.1.
@@ -88,7 +87,7 @@ def quench_efficiency(x: Real, t: Real = np.inf) -> Real:
     return certified_efficiency(information, information, quench_heat(x, t))
 
 
-def hebbian_accuracy(load: float, strength: float) -> float:
+def hebbian_accuracy(load: Real, strength: Real) -> Real:
     """Probability that a Hebbian perceptron classifies a learned example correctly, p_C: Φ(ν/√(α(1+ν²))).
 
     Random labels, αN examples, N weights; each weight is ν times its normalised Hebbian sum, plus unit noise. On a
@@ -103,10 +102,10 @@ def hebbian_accuracy(load: float, strength: float) -> float:
     >>> print(f"{hebbian_accuracy(1.0, 1.0):.4f}")
     0.7602
     """
-    return 0.5 * (1.0 + math.erf(_stability(load, strength) / math.sqrt(2.0)))
+    return 0.5 * (1.0 + ew.erf(_stability(load, strength) / math.sqrt(2.0)))
 
 
-def hebbian_efficiency(load: float, strength: float) -> float:
+def hebbian_efficiency(load: Real, strength: Real) -> Real:
     """Certified efficiency of a Hebbian perceptron, η: α[ln 2 − h(p_C)] / [½ln(1+ν²) + ν²/2], h in nat.
 
     Its supremum 1/π is approached as α → ∞ and ν → 0, and not attained. Arguments as in :func:`hebbian_accuracy`.
@@ -116,14 +115,16 @@ def hebbian_efficiency(load: float, strength: float) -> float:
     >>> print(f"{hebbian_efficiency(1.0, 1.0):.4f}")
     0.1682
     """
-    e = math.erf(_stability(load, strength) / math.sqrt(2.0))
+    e = ew.erf(_stability(load, strength) / math.sqrt(2.0))
     # ln 2 − h(½(1+e)), written so that it does not cancel at small e
-    information = 0.5 * ((1.0 + e) * math.log1p(e) + (1.0 - e) * math.log1p(-e)) if e < 1.0 else math.log(2.0)
-    return load * information / (0.5 * math.log1p(strength**2) + 0.5 * strength**2)
+    short = ew.where(e < 1.0, e, 0.0)
+    information = 0.5 * ((1.0 + short) * ew.log1p(short) + (1.0 - short) * ew.log1p(-short))
+    information = ew.where(e < 1.0, information, math.log(2.0))
+    return load * information / (0.5 * ew.log1p(strength**2) + 0.5 * strength**2)
 
 
-def _stability(load: float, strength: float) -> float:
-    return strength / math.sqrt(load * (1.0 + strength**2))
+def _stability(load: Real, strength: Real) -> Real:
+    return strength / ew.sqrt(load * (1.0 + strength**2))
 
 
 SECTIONS = (
@@ -142,8 +143,11 @@ SECTIONS = (
         "in certified mode",
         repair="η = I/(ΔS + Q/T) ≤ 1 in certified mode, ΔS the entropy change of the weights",
         as_written_names={"eta_thermo": ""},
-        repair_names={"eta_certified": ""},
-        needs={"eta_certified": "certified mode only: needs Langevin dynamics of known temperature"},
+        repair_names={"eta_certified": "", "eta_algorithmic": ""},
+        needs={
+            "eta_certified": CERTIFIED,
+            "eta_algorithmic": "needs ΣW (E1) and the noise temperature (E5), which is stated for plain SGD",
+        },
         tells="how many powers of ten lie between this hardware and the thermal price of what was learned",
         estimator="E7, E8",
         references=("Goldt & Seifert 2017 (1611.09428, 1706.09713)",),
@@ -176,8 +180,11 @@ def live(readings: Readings) -> Values:
     if ratio.value is not None:
         ratio = replace(ratio, why=f"ratio, not certified; {ratio.why}")
     per_joule = readings.from_information(nats / joules, "I/W_total")
+    algorithmic = nats * readings.temperatures.noise / readings.first_law.work
+    if algorithmic.known:
+        algorithmic = replace(algorithmic, method="T_a I/ΣW", why="ratio, not certified: nothing bounds it by 1")
     return {
-        "3.1": {"eta_thermo": ratio},
+        "3.1": {"eta_thermo": ratio, "eta_algorithmic": algorithmic},
         "3.2": {
             "eta_power": per_joule,
             "eta_power_bit": per_joule.to("bit/J"),

@@ -2,31 +2,42 @@
 
 from __future__ import annotations
 
-import numpy as np
-
+from ergometry.equations import elementwise as ew
 from ergometry.equations.readings import Readings
-from ergometry.equations.section import Array, Real, Section, Symbol, Values, Verdict
+from ergometry.equations.section import (
+    CERTIFIED,
+    LEDGER,
+    MIDPOINT,
+    REPLAYED,
+    Array,
+    Real,
+    Section,
+    Symbol,
+    Values,
+    Verdict,
+)
 
 
-def gradient_path(gradient: Array, displacement: Array, next_gradient: Array | None = None) -> float:
+def gradient_path(gradient: Array, displacement: Array, next_gradient: Array | None = None) -> Real:
     """Length of the path weighted by the gradient, W_gradient = Σ|g||Δθ|, in loss units.
 
     An upper bound on |Σ g·Δθ|. With ``next_gradient`` it is Σ½(|g|+|g⁺|)|Δθ|, which bounds the midpoint sum.
 
     Args:
-        gradient: (K, N) float64, g at the start of each step.
-        displacement: (K, N) float64, Δθ.
-        next_gradient: (K, N) float64, g⁺ at the end of each step, on the same batch.
+        gradient: (K, N), g at the start of each step.
+        displacement: (K, N), Δθ.
+        next_gradient: (K, N), g⁺ at the end of each step, on the same batch.
 
     Source: 7.1.
 
-    >>> gradient_path(np.array([[3.0, 4.0]]), np.array([[0.0, 2.0]]))
+    >>> import numpy as np
+    >>> float(gradient_path(np.array([[3.0, 4.0]]), np.array([[0.0, 2.0]])))
     10.0
     """
-    norm = np.linalg.norm(gradient, axis=-1)
+    norm = ew.norm(gradient)
     if next_gradient is not None:
-        norm = 0.5 * (norm + np.linalg.norm(next_gradient, axis=-1))
-    return float(np.sum(norm * np.linalg.norm(displacement, axis=-1)))
+        norm = 0.5 * (norm + ew.norm(next_gradient))
+    return (norm * ew.norm(displacement)).sum()
 
 
 def alignment(work: Real, path: Real) -> Real:
@@ -80,8 +91,19 @@ SECTIONS = (
         repair="the alignment A = ΣQ_mid / Σ½(|g|+|g⁺|)|Δθ| ∈ [−1, 1]; its Itô reading Σ −g·Δθ / Σ|g||Δθ| needs no "
         "further gradient",
         as_written_names={"W_gradient": "loss", "delta_L": "loss"},
-        repair_names={"alignment_ito": "", "alignment": "", "W_ito": "loss"},
-        needs={"alignment": "needs the gradient at θ+Δθ on the same batch (midpoint)"},
+        repair_names={
+            "alignment_ito": "",
+            "alignment": "",
+            "W_ito": "loss",
+            "W_midpoint": "loss",
+            "path_midpoint": "loss",
+        },
+        needs={
+            "W_gradient": LEDGER,
+            "alignment_ito": LEDGER,
+            "W_ito": LEDGER,
+            **dict.fromkeys(("alignment", "W_midpoint", "path_midpoint"), MIDPOINT),
+        },
         tells="how much of the motion went along the gradient: near 0 the steps cancel or wander, at 1 all is descent",
         estimator="E2",
         references=("Sekimoto 1998",),
@@ -99,12 +121,19 @@ SECTIONS = (
         why="the first law is Q = W − ΔU; W − ΔF is the dissipated work, larger by TΔS",
         repair="Q = W − ΔU by E1 on any run; W_diss = W − ΔF in certified mode; both are given",
         as_written_names={"Q_as_written": "loss"},
-        repair_names={"Q_first_law": "loss", "W_first_law": "loss", "delta_U": "loss", "W_dissipated": "loss"},
+        repair_names={
+            "Q_first_law": "loss",
+            "W_first_law": "loss",
+            "delta_U": "loss",
+            "first_law_closure": "loss",
+            "W_dissipated": "loss",
+        },
         needs={
-            "Q_as_written": "certified mode only: needs the free-energy change",
-            "Q_first_law": "needs the loss on the same batch after the step: one more forward on sampled steps (E1)",
+            "Q_as_written": f"{CERTIFIED}, for the free-energy change",
+            "Q_first_law": REPLAYED,
             "W_first_law": "needs the loss of the next batch before its step and of this batch after it (E1)",
-            "W_dissipated": "certified mode only: needs the free-energy change",
+            "first_law_closure": REPLAYED,
+            "W_dissipated": f"{CERTIFIED}, for the free-energy change",
         },
         tells="what the steps took off the loss of their own batches, and what the change of batch put back",
         estimator="E1",
@@ -115,13 +144,21 @@ SECTIONS = (
 
 def live(readings: Readings) -> Values:
     """Return what a run can say of this section now."""
-    work = readings.gradient
+    work, law = readings.gradient, readings.first_law
     return {
         "7.1": {
             "W_gradient": work.path,
             "delta_L": readings.loss_change,
             "alignment_ito": work.alignment,
             "W_ito": work.ito,
+            "alignment": law.alignment,
+            "W_midpoint": law.midpoint,
+            "path_midpoint": law.midpoint_path,
         },
-        "7.2": {"delta_U": readings.loss_change},
+        "7.2": {
+            "Q_first_law": law.heat,
+            "W_first_law": law.work,
+            "delta_U": readings.energy_change,
+            "first_law_closure": law.closure,
+        },
     }

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ergometry.core.errors import UnitMismatch
 from ergometry.core.estimate import Estimate
 from ergometry.core.run import Run
 from ergometry.equations.catalogue import CATALOGUE, FILES
@@ -24,7 +25,28 @@ def entries(run: Run, accounts: Accounts) -> dict[str, dict[str, Any]]:
     # A diverged run holds NaN and infinity: what comes out so is null, with its reason, and no warning.
     with np.errstate(all="ignore"):
         filled = values(read(run, accounts))
+    for section_id, proven in certified(run).items():
+        filled[section_id] = {**filled.get(section_id, {}), **proven}
     return {section_id: _entry(section, filled.get(section_id, {})) for section_id, section in CATALOGUE.items()}
+
+
+def certified(run: Run) -> dict[str, Mapping[str, Estimate]]:
+    """Return what the run's label ``certified`` holds: id -> name -> estimate, as certified mode wrote them."""
+    kept = run.meta.get("certified")
+    found: dict[str, Mapping[str, Estimate]] = {}
+    for section_id, told in kept.items() if isinstance(kept, Mapping) else ():
+        section = CATALOGUE.get(section_id)
+        if section is not None and isinstance(told, Mapping):
+            units = section.names
+            found[section_id] = {name: _told(q, units[name]) for name, q in told.items() if name in units}
+    return found
+
+
+def _told(q: Any, unit: str) -> Estimate:
+    try:
+        return Estimate.from_json(q).to(unit)
+    except (KeyError, TypeError, ValueError, UnitMismatch):
+        return Estimate.unknown(unit, "certified mode wrote what cannot be read")
 
 
 def values(readings: Readings) -> dict[str, Mapping[str, Estimate]]:

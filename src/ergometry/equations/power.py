@@ -8,7 +8,7 @@ from typing import NamedTuple
 from ergometry.core.estimate import Estimate, total
 from ergometry.equations.priced import combined
 from ergometry.equations.readings import Readings
-from ergometry.equations.section import Real, Section, Symbol, Values, Verdict
+from ergometry.equations.section import COUNTED, Real, Section, Symbol, Values, Verdict
 
 
 def total_power(static: Real, compute: Real, memory: Real, communication: Real, residual: Real = 0.0) -> Real:
@@ -112,9 +112,6 @@ def memory_energy(
     return MemoryEnergy(update_bytes * e_byte, (activation_bytes + weight_bytes / micro_batch) * e_byte)
 
 
-_CALIBRATED_FLOP = "needs calibrated joules per FLOP of this machine and dtype"
-_CALIBRATED_BYTE = "needs calibrated joules per byte of this machine"
-
 SECTIONS = (
     Section(
         id="2.1",
@@ -160,7 +157,8 @@ SECTIONS = (
             "flop_per_step": "flop/step",
             "shortfall": "flop/parameter/step",
         },
-        needs={"P_compute": _CALIBRATED_FLOP, "P_counted": _CALIBRATED_FLOP},
+        needs={"P_compute": COUNTED, "P_counted": COUNTED},
+        estimator="E8; FLOP counted from the operators that ran",
         tells="how far the formula as written falls short (shortfall), and the rate of arithmetic that the power buys",
         references=("Kaplan 2020 (2001.08361)",),
     ),
@@ -179,12 +177,16 @@ SECTIONS = (
         "and the part ∝ B (activations: in e1d) kept apart; under accumulation the weights are read for every "
         "micro-batch, which belongs to e1d",
         as_written_names={"P_memory": "W"},
-        repair_names={"P_bytes": "W", "bytes_per_step": "byte/step"},
-        needs={
-            "P_memory": _CALIBRATED_BYTE,
-            "P_bytes": _CALIBRATED_BYTE,
+        repair_names={
+            "P_bytes": "W",
+            "bytes_per_step": "byte/step",
+            "e0d_memory": "J/step",
+            "e1d_memory": "J/example",
         },
+        needs={"P_memory": COUNTED, "P_bytes": COUNTED, "e0d_memory": COUNTED, "e1d_memory": COUNTED},
         tells="whether moving data, not arithmetic, is what the energy buys",
+        estimator="E8; bytes counted from the operators that ran",
+        references=("Williams, Waterman & Patterson 2009 (the roofline model)",),
     ),
 )
 
@@ -227,5 +229,9 @@ def _priced(readings: Readings) -> dict[str, dict[str, Estimate]]:
         memory_power, [rate, priced.parameter_bytes, priced.e_byte], "W", "the traffic of parameters alone"
     )
     moved = combined(memory_power, [rate, priced.bytes_per_step, priced.e_byte], "W", "ν₀ bytes_per_step E_byte")
-    found = {"2.2": {"P_compute": written, "P_counted": counted}, "2.3": {"P_memory": accesses, "P_bytes": moved}}
+    parts = {"e0d_memory": priced.e0d_memory, "e1d_memory": priced.e1d_memory}
+    found = {
+        "2.2": {"P_compute": written, "P_counted": counted},
+        "2.3": {"P_memory": accesses, "P_bytes": moved, **parts},
+    }
     return {section: {name: q for name, q in each.items() if q.known} for section, each in found.items()}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import numpy as np
+from dataclasses import replace
 
 from ergometry.core.estimate import Estimate
+from ergometry.equations import elementwise as ew
 from ergometry.equations.priced import combined
 from ergometry.equations.readings import Readings
-from ergometry.equations.section import Real, Section, Symbol, Values, Verdict
+from ergometry.equations.section import CERTIFIED, COUNTED, Real, Section, Symbol, Values, Verdict
 from ergometry.equations.thermodynamic_work import THERMAL_ENERGY, landauer_energy
 
 
@@ -37,7 +38,7 @@ def step_time(batch: Real, tau0: Real, tau1: Real) -> Real:
     >>> float(step_time(64.0, 0.01, 0.001))
     0.064
     """
-    return np.maximum(tau0, batch * tau1)
+    return ew.maximum(tau0, batch * tau1)
 
 
 def max_step_rate(headroom_w: Real, batch: Real, e0d: Real, e1d: Real, tau0: Real, tau1: Real) -> Real:
@@ -56,7 +57,7 @@ def max_step_rate(headroom_w: Real, batch: Real, e0d: Real, e1d: Real, tau0: Rea
     >>> float(max_step_rate(100.0, 10.0, 1.0, 0.4, 0.01, 0.001))
     20.0
     """
-    return np.minimum(headroom_w / (e0d + e1d * batch), 1.0 / step_time(batch, tau0, tau1))
+    return ew.minimum(headroom_w / (e0d + e1d * batch), 1.0 / step_time(batch, tau0, tau1))
 
 
 def least_time_as_written(information_bit: Real, max_power: Real, temperature_k: Real = 300.0) -> Real:
@@ -96,7 +97,7 @@ def quench_speed_ratio(tau: Real) -> Real:
     >>> print(f"{quench_speed_ratio(2.0):.4f}")
     0.7616
     """
-    return 2.0 / tau * np.tanh(0.5 * tau)
+    return 2.0 / tau * ew.tanh(0.5 * tau)
 
 
 def energy_optimal_power(static_w: Real, exponent: Real) -> Real:
@@ -111,10 +112,6 @@ def energy_optimal_power(static_w: Real, exponent: Real) -> Real:
     """
     return static_w * exponent / (exponent - 1.0)
 
-
-_COEFFICIENTS = "needs energy and time per step at two batch sizes or more (e0d, e1d, τ0, τ1)"
-
-_COUNTED = "needs counted work on a calibrated device (e0d, e1d, roofline)"
 
 E0D = Symbol("e0d", "J/step", "dynamic energy per step")
 E1D = Symbol("e1d", "J/example", "dynamic energy per example")
@@ -139,12 +136,18 @@ SECTIONS = (
         why="short by the FLOP per parameter and step (6·B·n_tok), and static power buys no step",
         repair="ν ≤ min[(P_max−P_static)/(e0d+e1d·B), 1/max(τ0, B·τ1)]",
         as_written_names={"nu_max": "step/s"},
-        repair_names={"nu_roofline": "step/s", "nu_0": "step/s", "P_max": "W"},
-        needs={
-            "nu_max": "needs calibrated joules per FLOP of this machine and dtype",
-            "nu_roofline": _COUNTED,
+        repair_names={
+            "nu_roofline": "step/s",
+            "nu_0": "step/s",
+            "P_max": "W",
+            "e0d": "J/step",
+            "e1d": "J/example",
+            "tau0": "s/step",
+            "tau1": "s/example",
         },
+        needs=dict.fromkeys(("nu_max", "nu_roofline", "e0d", "e1d", "tau0", "tau1"), COUNTED),
         tells="whether power or time limits the speed, and how far below the limit the run went",
+        estimator="E8; counted work at calibrated coefficients",
         references=("Zeus (2208.06102)",),
     ),
     Section(
@@ -164,8 +167,8 @@ SECTIONS = (
         as_written_names={"t_min": "s", "P_max": "W"},
         repair_names={"t_certified": "s", "t_roofline": "s", "t_actual": "s"},
         needs={
-            "t_certified": "certified mode only: needs Langevin dynamics of known temperature",
-            "t_roofline": _COEFFICIENTS,
+            "t_certified": CERTIFIED,
+            "t_roofline": COUNTED,
         },
         tells="that heat does not set the time of training: the roofline does",
         estimator="E7, E8",
@@ -180,8 +183,15 @@ def live(readings: Readings) -> Values:
     least = readings.from_information(readings.information * THERMAL_ENERGY / peak, "ΔS·k_B·300 K·ln 2/P_max")
     return {
         "5.1": {"nu_0": readings.step_rate, "P_max": peak, **_priced(readings)},
-        "5.2": {"t_min": least, "P_max": peak, "t_actual": readings.duration},
+        "5.2": {"t_min": least, "P_max": peak, "t_actual": readings.duration, **_least_time(readings)},
     }
+
+
+def _least_time(readings: Readings) -> dict[str, Estimate]:
+    if readings.priced is None:
+        return {}
+    least = readings.priced.roofline * readings.accounts.work["steps"]
+    return {"t_roofline": replace(least, method="calibrated peaks, all steps of the run")} if least.known else {}
 
 
 def _priced(readings: Readings) -> dict[str, Estimate]:
@@ -205,4 +215,5 @@ def _priced(readings: Readings) -> dict[str, Estimate]:
             "the less of (P_max − P_static)/(e0d + e1d B) and 1/(s of a step at the roofline)",
         ),
     }
-    return {name: q for name, q in found.items() if q.known}
+    parts = {"e0d": priced.e0d, "e1d": priced.e1d, "tau0": priced.tau0, "tau1": priced.tau1}
+    return {name: q for name, q in {**found, **parts}.items() if q.known}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -31,7 +31,11 @@ class Priced:
         e0d: J/step, dynamic energy that goes with the steps: the update; the weights' traffic, unless gradients are
             accumulated.
         e1d: J/example, dynamic energy that goes with the examples.
+        e0d_memory: J/step, memory's part of e0d.
+        e1d_memory: J/example, memory's part of e1d.
         roofline: s/step at least, by the calibrated peaks.
+        tau0: s/step at the peaks, of what goes with the steps.
+        tau1: s/example at the peaks, of what goes with the examples.
     """
 
     e_flop: Estimate
@@ -41,7 +45,11 @@ class Priced:
     parameter_bytes: Estimate
     e0d: Estimate
     e1d: Estimate
+    e0d_memory: Estimate
+    e1d_memory: Estimate
     roofline: Estimate
+    tau0: Estimate
+    tau1: Estimate
 
 
 def combined(formula: Callable[..., object], inputs: Sequence[Estimate], unit: str, method: str) -> Estimate:
@@ -105,13 +113,23 @@ def read_priced(run: Run, accounts: Accounts) -> Priced | None:
     update = [item for item in did if item.phase == "optimizer"]
     passes = [item for item in did if item.phase != "optimizer"]
     weights = math.fsum(item.parameter_bytes for item in passes)
-    fixed = price(update, math.fsum(item.bytes for item in update) + (0.0 if accumulated else weights))
-    varying = price(passes, math.fsum(item.example_bytes for item in passes) + (weights if accumulated else 0.0))
+    fixed_bytes = math.fsum(item.bytes for item in update) + (0.0 if accumulated else weights)
+    varying_bytes = math.fsum(item.example_bytes for item in passes) + (weights if accumulated else 0.0)
+    fixed, varying = price(update, fixed_bytes), price(passes, varying_bytes)
     executed, moved = math.fsum(item.flops for item in did), math.fsum(item.bytes for item in did)
     of_parameters = math.fsum(item.parameter_bytes for item in did)
     examples = accounts.work["examples"].value or 0.0
     least_s = math.fsum(seconds_of(item, known) for item in did)
-    at_peaks = Estimate(least_s / steps, None, "s/step", provenance, "calibrated peaks")
+    read = [] if accumulated else [replace(item, flops=0.0, example_bytes=0.0) for item in passes]
+    apart = passes if accumulated else [replace(item, parameter_bytes=0.0) for item in passes]
+    fixed_s = math.fsum(seconds_of(item, known) for item in (*update, *read))
+    varying_s = math.fsum(seconds_of(item, known) for item in apart)
+
+    def at_peaks(seconds: float, by: float, unit: str) -> Estimate:
+        if not (seconds > 0 and by):
+            return Estimate.unknown(unit, "needs calibrated peaks")
+        return Estimate(seconds / by, None, unit, provenance, "calibrated peaks")
+
     of_weights = "" if accumulated else " and the weights"
     return Priced(
         e_flop=per(price(did, 0.0), executed, "J/flop", "calibrated, of the run's mix of dtypes"),
@@ -121,5 +139,9 @@ def read_priced(run: Run, accounts: Accounts) -> Priced | None:
         parameter_bytes=per((of_parameters, 0.0), steps, "byte/step", "weights, gradients and optimizer state"),
         e0d=per(fixed, steps, "J/step", f"dynamic energy of the update{of_weights}"),
         e1d=per(varying, examples, "J/example", "dynamic energy of forward and backward beside that of the steps"),
-        roofline=at_peaks if least_s > 0 else Estimate.unknown("s/step", "needs calibrated peaks"),
+        e0d_memory=per(price([], fixed_bytes), steps, "J/step", f"traffic of the update{of_weights}"),
+        e1d_memory=per(price([], varying_bytes), examples, "J/example", "traffic of forward and backward beside it"),
+        roofline=at_peaks(least_s, steps, "s/step"),
+        tau0=at_peaks(fixed_s, steps, "s/step"),
+        tau1=at_peaks(varying_s, examples, "s/example"),
     )

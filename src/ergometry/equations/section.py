@@ -7,18 +7,41 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
-import numpy as np
-import numpy.typing as npt
-
 from ergometry.core.estimate import Estimate
 
-Array: TypeAlias = npt.NDArray[np.float64]
+Real: TypeAlias = Any
+"""What the formulas take and give: floats, NumPy arrays or torch tensors, which broadcast (:mod:`.elementwise`)."""
 
-Real: TypeAlias = float | Array
-"""What the formulas take and give: a float, or a float64 array for element-wise evaluation."""
+Array: TypeAlias = Any
+"""The same, with one axis at least."""
 
 Values: TypeAlias = Mapping[str, Mapping[str, Estimate]]
 """Section id -> name -> value: what one file of the room could fill for a run."""
+
+
+CERTIFIED = "certified mode only: needs Langevin dynamics of known temperature"
+PROBE = "needs a probe batch's outputs along the run"
+TWO_SIZES = "needs |g|² at two batch sizes (E3)"
+REPLAYED = "needs the loss on the same batch after the step: one more forward on sampled steps (E1)"
+MIDPOINT = "needs the gradient at θ+Δθ on the same batch (midpoint, E2)"
+LEDGER = "needs the ledger of gradient work: a torch optimizer, and --physics light or full"
+COUNTED = "needs counted work on a calibrated device (erg calibrate)"
+STAND_IN = f"needs B_c, for which B_noise stands in ({TWO_SIZES}); and counted work on a calibrated device"
+"""What a value needs, where several sections say the same."""
+
+
+PAGES = (
+    "1-thermodynamic-work",
+    "2-power",
+    "3-efficiency",
+    "4-work-loss",
+    "5-power-speed",
+    "6-budgets",
+    "7-landscape",
+    "8-practice",
+    "9-information",
+)
+"""The manual's page of each file of the room."""
 
 
 class Verdict(enum.StrEnum):
@@ -78,6 +101,12 @@ class Section:
         return next(iter(self.as_written_names.values()))
 
     @property
+    def page(self) -> str:
+        """Return where the manual has the section."""
+        heading = "".join(c for c in f"{self.id} {self.title}".lower() if c.isalnum() or c == " ")
+        return f"docs/equations/{PAGES[int(self.id[0]) - 1]}.md#{heading.replace(' ', '-')}"
+
+    @property
     def verdict_text(self) -> str:
         """Return the verdict in words; on two scales, one after the other."""
         if isinstance(self.verdict, Verdict):
@@ -106,4 +135,5 @@ class Section:
             "tells": self.tells,
             "estimator": self.estimator,
             "references": list(self.references),
+            "page": self.page,
         }

@@ -5,11 +5,22 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-import numpy as np
-
 from ergometry.core.estimate import Estimate, Provenance
+from ergometry.equations import elementwise as ew
 from ergometry.equations.readings import Readings
-from ergometry.equations.section import Array, Real, Section, Symbol, Values, Verdict
+from ergometry.equations.section import (
+    CERTIFIED,
+    LEDGER,
+    MIDPOINT,
+    REPLAYED,
+    TWO_SIZES,
+    Array,
+    Real,
+    Section,
+    Symbol,
+    Values,
+    Verdict,
+)
 
 BOLTZMANN = 1.380649e-23
 """k_B in J/K (per nat), exact since the SI of 2019."""
@@ -75,20 +86,21 @@ def displacement_work(gradient: Array, displacement: Array, next_gradient: Array
     On one batch with a quadratic loss the midpoint is exactly ℓ(θ) − ℓ(θ+Δθ), and Itô exceeds it by ½ΔθᵀHΔθ.
 
     Args:
-        gradient: (..., N) float64, g at θ.
-        displacement: (..., N) float64, the actual Δθ, whatever the optimizer.
-        next_gradient: (..., N) float64, g⁺ at θ+Δθ on the same batch.
+        gradient: (..., N), g at θ.
+        displacement: (..., N), the actual Δθ, whatever the optimizer.
+        next_gradient: (..., N), g⁺ at θ+Δθ on the same batch.
 
     Returns:
-        (...) float64.
+        (...).
 
     Source: estimator E2.
 
+    >>> import numpy as np
     >>> float(displacement_work(np.array([1.0, 2.0]), np.array([-0.1, -0.2])))
     0.5
     """
     force = gradient if next_gradient is None else 0.5 * (gradient + next_gradient)
-    return np.asarray(-np.sum(force * displacement, axis=-1))
+    return -(force * displacement).sum(-1)
 
 
 def trap_drag_work(x: Real, tau: Real) -> Real:
@@ -102,7 +114,7 @@ def trap_drag_work(x: Real, tau: Real) -> Real:
     >>> print(f"{trap_drag_work(2.0, 10.0):.4f}")
     0.1800
     """
-    return x / tau * (1.0 + np.expm1(-tau) / tau)
+    return x / tau * (1.0 + ew.expm1(-tau) / tau)
 
 
 def trap_optimal_work(x: Real, tau: Real) -> Real:
@@ -126,7 +138,7 @@ def trap_drag_heat(x: Real, tau: Real) -> Real:
     >>> print(f"{trap_drag_heat(2.0, 10.0):.4f}")
     0.1700
     """
-    lag = -np.expm1(-tau) / tau
+    lag = -ew.expm1(-tau) / tau
     return trap_drag_work(x, tau) - 0.5 * x * lag**2
 
 
@@ -145,10 +157,19 @@ SECTIONS = (
         repair="physical: print W_useful/W_total with its real exponent and its assumptions. "
         "algorithmic: the first law ΔU = ΣW − ΣQ by E1; W_useful = ΔF in certified mode only",
         as_written_names={"W_total": "J", "W_useful": "J", "W_dissipative": "J"},
-        repair_names={"useful_fraction": "", "delta_U": "loss", "W_first_law": "loss", "Q_first_law": "loss"},
+        repair_names={
+            "useful_fraction": "",
+            "delta_U": "loss",
+            "W_first_law": "loss",
+            "Q_first_law": "loss",
+            "first_law_closure": "loss",
+            "delta_F": "loss",
+        },
         needs={
             "W_first_law": "needs the loss of the next batch before its step and of this batch after it (E1)",
-            "Q_first_law": "needs the loss on the same batch after the step: one more forward on sampled steps (E1)",
+            "Q_first_law": REPLAYED,
+            "first_law_closure": REPLAYED,
+            "delta_F": CERTIFIED,
         },
         tells="how small a part of the energy the information gained is worth: training runs far above thermal limits",
         estimator="E8 for joules, E7 for information, E1 for the first law",
@@ -168,7 +189,8 @@ SECTIONS = (
         why="the least cost of erasing a symmetric memory, not of learning; asymmetric memories erase for less",
         repair="name the unit (1 bit = ln 2 nat) and the estimator of ΔS, which moves the value 2–3 times",
         as_written_names={"W_bit": "J/bit", "W_useful": "J"},
-        repair_names={"information_nat": "nat", "information_bit": "bit"},
+        repair_names={"information_nat": "nat", "information_bit": "bit", "information_logdet": "nat"},
+        needs={"information_logdet": "needs ½logdet(1 + F/λ), taken at the end of a run with --physics full (E7 i)"},
         tells="how much the run learned, and what it would be worth at the thermal price of erasing it",
         estimator="E7",
         references=("Gavrilov & Bechhoefer 2016 (1607.02458)", "Blier & Ollivier 2018 (1802.07044)"),
@@ -192,9 +214,11 @@ SECTIONS = (
         as_written_names={"W_diss": "loss"},
         repair_names={"W_ito": "loss", "W_midpoint": "loss", "W_unbiased": "loss", "Q_dissipated": "loss"},
         needs={
-            "W_midpoint": "needs the gradient at θ+Δθ on the same batch (midpoint, E2)",
-            "W_unbiased": "needs gradients at two batch sizes, as from accumulation or several ranks (E3)",
-            "Q_dissipated": "needs the loss on the same batch after the step: one more forward on sampled steps (E1)",
+            "W_diss": LEDGER,
+            "W_ito": LEDGER,
+            "W_midpoint": MIDPOINT,
+            "W_unbiased": TWO_SIZES,
+            "Q_dissipated": REPLAYED,
         },
         tells="how much loss the steps would have taken off along their own gradients; the gap between the two "
         "readings is gradient noise, momentum and curvature",
@@ -206,7 +230,7 @@ SECTIONS = (
 
 def live(readings: Readings) -> Values:
     """Return what a run can say of this section now."""
-    joules, nats = readings.accounts.total, readings.information
+    joules, nats, law = readings.accounts.total, readings.information, readings.first_law
     useful = readings.from_information(nats * THERMAL_ENERGY, "k_B·300 K·I")
     rest = joules - useful
     if rest.value is not None:
@@ -217,13 +241,23 @@ def live(readings: Readings) -> Values:
             "W_useful": useful,
             "W_dissipative": rest,
             "useful_fraction": readings.from_information(useful / joules, "W_useful/W_total"),
-            "delta_U": readings.loss_change,
+            "delta_U": readings.energy_change,
+            "W_first_law": law.work,
+            "Q_first_law": law.heat,
+            "first_law_closure": law.closure,
         },
         "1.2": {
             "W_bit": THERMAL_ENERGY.to("J/bit"),
             "W_useful": useful,
             "information_nat": nats,
             "information_bit": nats.to("bit"),
+            "information_logdet": readings.logdet.whole,
         },
-        "1.3": {"W_diss": readings.gradient.flow, "W_ito": readings.gradient.ito},
+        "1.3": {
+            "W_diss": readings.gradient.flow,
+            "W_ito": readings.gradient.ito,
+            "W_midpoint": law.midpoint,
+            "W_unbiased": readings.unbiased_work,
+            "Q_dissipated": law.heat,
+        },
     }
