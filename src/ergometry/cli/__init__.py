@@ -6,7 +6,24 @@ import sys
 
 import typer
 
-from ergometry.cli import calibrate, compare, demo, doctor, equations, export, gain, ls, report, rm, run
+from ergometry.cli import (
+    calibrate,
+    compare,
+    demo,
+    doctor,
+    equations,
+    export,
+    gain,
+    ls,
+    plan,
+    plan_pipeline,
+    plan_power,
+    predict,
+    report,
+    rm,
+    run,
+    verify,
+)
 from ergometry.core.errors import ErgError
 
 app = typer.Typer(
@@ -28,7 +45,12 @@ app.command("compare")(compare.compare)
 app.command("ls")(ls.ls)
 app.command("rm")(rm.rm)
 app.command("export")(export.export)
+app.command("plan")(plan.plan)
+app.command("predict", context_settings={"allow_interspersed_args": False})(predict.predict)
+app.command("plan-pipeline")(plan_pipeline.plan_pipeline)
+app.command("plan-power")(plan_power.plan_power)
 app.command("equations")(equations.equations)
+app.command("verify")(verify.verify)
 
 
 def main() -> None:
