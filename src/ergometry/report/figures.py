@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -58,13 +57,8 @@ def figures(book: Book) -> list[Figure]:
         cumulative_energy,
         energy_per_example,
         learning_rate,
-        gradient_work,
     )
-    drawn = [figure for figure in (make(book) for make in makers) if figure is not None]
-    halves = [i for i, figure in enumerate(drawn) if not figure.wide]
-    if len(halves) % 2:  # the last one has no neighbour
-        drawn[halves[-1]] = replace(drawn[halves[-1]], wide=True)
-    return drawn
+    return [figure for figure in (make(book) for make in makers) if figure is not None]
 
 
 def roofline_of(book: Book) -> Figure | None:
@@ -205,23 +199,6 @@ def learning_rate(book: Book) -> Figure | None:
     return Figure(
         "learning_rate", "Learning rate", "", (View("", tuple(legend), plotted(data, "step", "η", zero=True)),)
     )
-
-
-def gradient_work(book: Book) -> Figure | None:
-    """Return the work along the gradient, −g·Δθ, and its bound |g||Δθ|, loss units a step, over steps."""
-    table = book.run.table(series.LEDGER)
-    good = np.isfinite(table["work"])
-    if np.count_nonzero(good) < 2:
-        return None
-    starts = _blocks(int(np.count_nonzero(good)), _MOST_BLOCKS)
-    step = _means(table["step"][good], starts)[0]
-    work, spread = _means(table["work"][good], starts)
-    path = _means(table["path"][good], starts)[0]
-    data = [*banded(step, work, spread, "accent", "−g·Δθ", False), curve(step, path, "muted", "|g||Δθ|")]
-    legend = (("accent", "−g·Δθ, work along the minibatch gradient", False), ("muted", "|g||Δθ|, its bound", False))
-    caption = "Loss units a step: how much each step should lower the loss, to first order."
-    plot = plotted(data, "step", "loss units")
-    return Figure("gradient_work", "Gradient work", caption, (View("", legend, plot),))
 
 
 def _bins(traces: Iterable[Trace], duration_s: float) -> Array:

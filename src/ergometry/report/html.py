@@ -10,9 +10,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from ergometry.core.estimate import Estimate
-from ergometry.report import sensors, tables, words
+from ergometry.report import sensors, tables, thermodynamics, words
 from ergometry.report.book import Book
 from ergometry.report.figures import figures
+from ergometry.report.plots import paired
 from ergometry.report.rows import HEADER, cells, merged_name
 from ergometry.report.spending import root_name, spending
 
@@ -21,7 +22,8 @@ def html(book: Book) -> str:
     """Return a run as one self-contained HTML page."""
     from plotly.offline import get_plotlyjs
 
-    drawn = figures(book)
+    along, absent = thermodynamics.figures(book)
+    drawn = paired([*figures(book), *along])
     page = environment().get_template("report.html.j2")
     return page.render(
         summary=book.summary,
@@ -38,6 +40,9 @@ def html(book: Book) -> str:
         boards=sensors.board_rows(book),
         entries=tables.entries(book),
         figures=drawn,
+        absent=absent,
+        ledger=thermodynamics.ledger(book),
+        shown=thermodynamics.shown,
         overhead=Estimate.from_json(book.summary["overhead"]["fraction"]),
         labels=tables.LABELS,
         provenances=tables.PROVENANCES,

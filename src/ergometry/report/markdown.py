@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ergometry.core.estimate import Estimate
-from ergometry.report import sensors, tables
+from ergometry.report import sensors, tables, thermodynamics
 from ergometry.report.book import Book
 from ergometry.report.rows import HEADER, Row, cells, merged_name
 from ergometry.report.spending import Spending, root_name, spending
@@ -27,6 +27,7 @@ def markdown(book: Book) -> str:
         _headline(book),
         sensors.beyond(book),
         *(_energy(book, by) for by in ("phase", "component", "domain") if summary["energy"][f"by_{by}"]),
+        _ledger(book),
         _modules(book),
         *([_coverage(book)] if book.accounts.total.known else []),
         *([_boards(book)] if book.accounts.boards else []),
@@ -87,6 +88,14 @@ def _energy(book: Book, by: str) -> str:
     header = [by, "energy", "share", "time", "how it is known"]
     body = table([header[i] for i in shown], "".join("lrrrl"[i] for i in shown), [[r[i] for i in shown] for r in rows])
     return f"## Energy by {by}\n\n{body}"
+
+
+def _ledger(book: Book) -> str:
+    lines = thermodynamics.ledger(book)
+    if not lines:
+        return ""
+    rows = [[line.name, thermodynamics.shown(line), escape(line.note), _note(line.value)] for line in lines]
+    return "## Thermodynamic ledger\n\n" + table(("", "this run", "", "how it is known"), "lrll", rows)
 
 
 def _modules(book: Book) -> str:

@@ -1,22 +1,147 @@
-"""A plan as text and as JSON (schema ``ergometry.plan/1``), with the formulas as written beside the optimum."""
+"""A plan from runs, as text and as JSON (schema ``ergometry.plan/1``); the formulas as written beside the optimum."""
 
 from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
 
+from ergometry.core.budget import Budget
+from ergometry.core.errors import UsageError
 from ergometry.core.estimate import Estimate
-from ergometry.core.units import human
+from ergometry.core.run import Run
+from ergometry.core.units import human, parse
+from ergometry.equations.live import entries
+from ergometry.equations.readings import read as read_equations
+from ergometry.planning.from_runs import largest_batch, rate_of
+from ergometry.planning.from_runs import read as read_runs
 from ergometry.planning.learning_rate import LearningRate
+from ergometry.planning.operating_points import OperatingPoint, fit_costs
+from ergometry.planning.over_time import OverTime, over_time
 from ergometry.planning.plan import Plan, Range
+from ergometry.planning.plan import plan as choose
 from ergometry.report.words import duration, percent, quantity
+from ergometry.store.catalog import default_store, resolve
+from ergometry.store.reader import load
+from ergometry.work.attribution import accounts
 
 SCHEMA = "ergometry.plan/1"
 
 #: Formulas as written whose result a planner would be told: (section, name).
 AS_WRITTEN = (("6.1", "B_opt"), ("8.2", "eta_opt"), ("8.3", "B_efficient"))
+
+
+class Recorded(Protocol):
+    """A recording, as ``erg.record`` gives."""
+
+    def run(self) -> Run:
+        """Return the run so far."""
+
+
+@dataclass(frozen=True)
+class RunPlan(Plan):
+    """A plan from stored runs, with what only runs tell.
+
+    Attributes:
+        learning_rate: at the plan's batch size; None where the run's own is not known.
+        schedules: power and batch size over time.
+        equations: the first run's equations, for the formulas as written.
+    """
+
+    learning_rate: LearningRate | None
+    schedules: OverTime
+    equations: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plan as JSON: s, J, W, example/step; what is unknown or never reached is null."""
+        return {
+            **plan_json(self, self.learning_rate, self.equations),
+            "schedules": _schedules_json(self.schedules),
+        }
+
+    def __str__(self) -> str:
+        return plan_text(self, self.learning_rate, self.equations, self.schedules)
+
+
+def plan(  # noqa: PLR0913 - what is wanted, what is allowed
+    runs: Run | Recorded | str | Path | Sequence[Run | Recorded | str | Path],
+    *,
+    target_loss: float | None = None,
+    budget: Budget | None = None,
+    energy_weight: float = 1.0,
+    points: Sequence[OperatingPoint] = (),
+    batches: Sequence[int] | None = None,
+    max_batch: float | None = None,
+    memory: float | str | None = None,
+    optimizer: str | None = None,
+    store: Path | str | None = None,
+) -> RunPlan:
+    """Return the batch size, learning rate, power limit, time and energy for a goal, from measured runs of one job.
+
+    Args:
+        runs: one or more: a recording, a run, its id, name or path, or ``last``. The first is the one to go on from.
+        target_loss: loss to reach; without one, what the first run reached.
+        budget: limits, such as ``erg.Budget(energy="5 MJ", power="300 W")``.
+        energy_weight: w of w·energy + (1 − w)·P_max·time.
+        points: operating points besides those of the runs.
+        batches: batch sizes to choose from; else half octaves around those measured.
+        max_batch: no batch size above.
+        memory: of one device, bytes or such as ``"80 GB"``: no batch size that is not sure to fit.
+        optimizer: name of its class, where the run does not tell.
+        store: the folder of runs; else ``$ERGOMETRY_STORE``, else ``erg-runs``.
+
+    Raises:
+        UsageError: no use of what was measured meets the budget (the nearest is named); the goal is never reached; the
+            runs have no steps of known batch size and energy.
+        RunNotFound: no run answers to a name.
+    """
+    several = runs if isinstance(runs, Sequence) and not isinstance(runs, str) else [runs]
+    loaded = [_loaded(run, Path(store) if store is not None else default_store()) for run in several]
+    known = read_runs(loaded, target_loss)
+    measured = [*known.points, *points]
+    remarks = list(known.remarks)
+    if memory is not None:
+        fits = largest_batch(loaded, parse(memory, "byte", "a memory"))
+        if fits is None:
+            remarks.append("no run tells its peak memory: which batch sizes fit is not known")
+        elif math.isfinite(fits):
+            max_batch = math.floor(fits) if max_batch is None else min(max_batch, math.floor(fits))
+            remarks.append(f"batch sizes up to {math.floor(fits)} are sure to fit, by the peak memory of the runs")
+    goal = known.history.goal
+    found = choose(
+        measured,
+        known.history.critical_batch,
+        goal,
+        budget=budget,
+        energy_weight=energy_weight,
+        max_batch=max_batch,
+        batches=batches,
+        split=known.split,
+        remarks=remarks,
+    )
+    books = accounts(loaded[0])
+    batch = found.settings[0].batch
+    rate = rate_of(loaded[0], read_equations(loaded[0], books), batch, optimizer, others=loaded[1:])
+    costs = fit_costs(measured, split=known.split)
+    return RunPlan(
+        **vars(found),
+        learning_rate=rate,
+        schedules=over_time(loaded[0], measured, costs, batch),
+        equations=entries(loaded[0], books),
+    )
+
+
+def _loaded(run: Run | Recorded | str | Path, store: Path) -> Run:
+    if isinstance(run, Run):
+        return run
+    if isinstance(run, str | Path):
+        return load(resolve(str(run), store))
+    if callable(getattr(run, "run", None)):
+        return run.run()
+    raise UsageError(expected="a run, a recording, or a run's id or path", got=repr(run), remedy="see erg ls")
 
 
 def plan_json(plan: Plan, rate: LearningRate | None = None, equations: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -60,8 +185,27 @@ def plan_json(plan: Plan, rate: LearningRate | None = None, equations: dict[str,
     }
 
 
-def plan_text(plan: Plan, rate: LearningRate | None = None, equations: dict[str, Any] | None = None) -> str:
-    """Return a plan for a terminal of 80 columns."""
+def _schedules_json(found: OverTime) -> dict[str, Any]:
+    batch = found.batch
+    return {
+        "power": {"why": found.power_why, "alpha": found.alpha, "kinds": [asdict(kind) for kind in found.power]},
+        "batch": {
+            "why": found.batch_why,
+            "progress": None if batch is None else batch.progress.tolist(),
+            "sizes": None if batch is None else batch.batch.tolist(),
+            "constant": None if batch is None else batch.constant,
+            "gain": None if batch is None else batch.gain,
+        },
+    }
+
+
+def plan_text(
+    plan: Plan,
+    rate: LearningRate | None = None,
+    equations: dict[str, Any] | None = None,
+    schedules: OverTime | None = None,
+) -> str:
+    """Return a plan for a terminal of 80 columns. Arguments as of :func:`plan_json`; ``schedules`` over time, too."""
     lines = [f"To reach {plan.goal}:", ""]
     for setting in plan.settings:
         cap = "" if setting.power_limit_w is None else f", power limit {setting.power_limit_w:g} W"
@@ -90,9 +234,30 @@ def plan_text(plan: Plan, rate: LearningRate | None = None, equations: dict[str,
         lines.append(f"chance that the budget holds: {told}")
     if plan.binding:
         lines.append(f"held back by the budget of {' and '.join(plan.binding)}")
-    lines += ["", *_front(plan), *_seed(equations)]
+    lines += ["", *_front(plan), *(_schedules(schedules) if schedules is not None else ()), *_seed(equations)]
     notes = [*plan.remarks, *([rate.remark] if rate is not None and rate.remark else [])]
     return "\n".join([*lines, *(f"note: {note}" for note in notes)])
+
+
+def _schedules(found: OverTime) -> list[str]:
+    """Return the schedules that would gain something measurable, with what they are worth."""
+    lines = []
+    if found.alpha is not None:
+        lines.append(f"power over time, at one mean power (speed goes as power^{found.alpha:.2f}):")
+        lines += [
+            f"  {kind.name}: {kind.final - 1:+.1%} steps by the end, {kind.anytime - 1:+.1%} loss area; {kind.verdict}"
+            for kind in found.power
+        ]
+    if found.batch is not None:
+        parts = list(zip(found.batch.progress, found.batch.batch, strict=True))
+        changes = [part for i, part in enumerate(parts) if i == 0 or part[1] != parts[i - 1][1]]
+        sizes = ", ".join(f"{size} from {percent(share)}" for share, size in changes)
+        lines += [
+            "batch size over the progress, as the noise scale moves (model: it stands in",
+            f"for B_c): {sizes}",
+            f"  takes {1 - 1 / (1 + found.batch.gain):.1%} less energy than {found.batch.constant:.0f} throughout",
+        ]
+    return [*lines, ""] if lines else []
 
 
 def _range(x: Range) -> str:

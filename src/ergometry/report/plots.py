@@ -6,7 +6,7 @@ A trace's ``meta.role`` names its colour; the page's style sheet says what that 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -42,13 +42,26 @@ class View:
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure: its name in the page, title, what a reader should know to read it, one view or more, and its width."""
+    """A figure: its name in the page, title, what a reader should know to read it, one view or more, and its width.
+
+    ``reading`` stands below it and says what its course means, ``remark`` what was inferred or stands in.
+    """
 
     name: str
     title: str
     caption: str
     views: tuple[View, ...]
     wide: bool = False
+    reading: str = ""
+    remark: str = ""
+
+
+def paired(drawn: list[Figure]) -> list[Figure]:
+    """Return figures of half a page's width that stand in pairs; the last one without a neighbour is made wide."""
+    halves = [i for i, figure in enumerate(drawn) if not figure.wide]
+    if len(halves) % 2:
+        drawn[halves[-1]] = replace(drawn[halves[-1]], wide=True)
+    return drawn
 
 
 def time_unit(duration_s: float) -> tuple[float, str]:
@@ -67,9 +80,12 @@ def energy_unit(joules: float) -> tuple[float, str]:
     return (1e-6, "µJ") if joules else (1.0, "J")
 
 
-def banded(x: Array, y: Array, error: Array, role: str, name: str, modelled: bool) -> list[Plot]:
-    """Return a line over the band of ± its error; dashed when modelled."""
-    band = curve(np.concatenate((x, x[::-1])), np.concatenate((y + error, (y - error)[::-1])), role, name)
+def banded(
+    x: Array, y: Array, error: Array, role: str, name: str, modelled: bool, *, floor: float = -math.inf
+) -> list[Plot]:
+    """Return a line over the band of ± its error, which goes no lower than ``floor``; dashed when modelled."""
+    lower = np.maximum(y - error, floor)
+    band = curve(np.concatenate((x, x[::-1])), np.concatenate((y + error, lower[::-1])), role, name)
     band.update(fill="toself", hoverinfo="skip")
     band["meta"]["band"] = True
     band["line"]["width"] = 0

@@ -7,6 +7,8 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from ergometry.core import series
 from ergometry.core.estimate import Estimate, Provenance
 from ergometry.core.masking import mask_secrets
@@ -24,8 +26,6 @@ SCHEMA = "ergometry.run/1"
 MOST_ROWS = 51
 """Rows of ``by_module`` and ``by_op``: the last sums those that are left. ``erg report --by`` has all of them."""
 
-_TWO_BATCH_SIZES = "needs gradients at two batch sizes: gradient accumulation, or more than one rank"
-
 
 def summary(run: Run, books: Accounts | None = None, timeline: Timeline | None = None) -> dict[str, Any]:
     """Return the JSON summary of a run, in progress or ended: plain dicts, lists, strings and finite numbers.
@@ -37,6 +37,7 @@ def summary(run: Run, books: Accounts | None = None, timeline: Timeline | None =
     """
     timeline = Timeline.of(run) if timeline is None else timeline
     books = accounts(run, timeline=timeline) if books is None else books
+    equations = _equations(run, books)
     tree = {
         "schema": SCHEMA,
         "run": _identity(run),
@@ -55,10 +56,10 @@ def summary(run: Run, books: Accounts | None = None, timeline: Timeline | None =
         "rates": books.rates,
         "roofline": roofline_json(run, books, timeline),
         "loss": {**{name: loss.value for name, loss in books.loss.items()}, "unit": "loss"},
-        "noise": _noise(),
-        "equations": _equations(run, books),
+        "noise": _noise(run),
+        "equations": equations,
         "health": [{"board": board.name, **board.figures()} for board in books.boards],
-        "findings": [finding.to_json() for finding in findings(run, books)],
+        "findings": [finding.to_json() for finding in findings(run, books, equations)],
         "overhead": _overhead(run),
     }
     lost: list[str] = []
@@ -114,12 +115,11 @@ def _spending(books: Accounts, by: str) -> dict[str, Any]:
     }
 
 
-def _noise() -> dict[str, Estimate]:
-    return {
-        "b_noise": Estimate.unknown("example", _TWO_BATCH_SIZES),
-        "grad_sq": Estimate.unknown("loss^2", _TWO_BATCH_SIZES),
-        "trace_cov": Estimate.unknown("loss^2*example", _TWO_BATCH_SIZES),
-    }
+def _noise(run: Run) -> dict[str, Estimate]:
+    from ergometry.estimators.noise_scale import read_noise
+
+    found = read_noise(run)
+    return {"b_noise": found.b_noise, "grad_sq": found.grad_sq, "trace_cov": found.trace_cov}
 
 
 def _equations(run: Run, books: Accounts) -> Mapping[str, Any]:
@@ -142,6 +142,39 @@ def _overhead(run: Run) -> dict[str, Any]:
         "wall_s": None if math.isnan(wall_s) else wall_s,
         "samples": sum(len(samples.table) for samples in run.samples),
         "dropped": run.dropped,
+        "physics": _physics(run),
+    }
+
+
+def _physics(run: Run) -> dict[str, Any]:
+    """Return what each tap of the thermodynamic ledger cost the training, and why one has nothing to show.
+
+    ``share`` is of the time of all steps, ``every`` how many steps there were to one use.
+    """
+    told = run.meta.get("physics")
+    told = told if isinstance(told, Mapping) else {}
+    steps = run.table(series.STEPS)
+    lasted = steps["t1_s"] - steps["t0_s"]
+    steps_s = float(lasted[np.isfinite(lasted)].sum())
+    taps = {str(name): tap for name, tap in (told.get("taps") or {}).items() if isinstance(tap, Mapping)}
+
+    def share(cost_s: Any) -> Estimate:
+        if not isinstance(cost_s, int | float) or not steps_s > 0:
+            return Estimate.unknown("", "needs a tap with a cadence of its own, and training steps")
+        return Estimate(cost_s / steps_s, None, "", Provenance.MEASURED, "host time in the tap over that of all steps")
+
+    return {
+        "level": told.get("level"),
+        "share": share(math.fsum(tap.get("cost_s") or 0.0 for tap in taps.values()) if taps else None),
+        "taps": {
+            name: {
+                "share": share(tap.get("cost_s")),
+                "uses": tap.get("uses"),
+                "every": tap["steps"] / tap["uses"] if tap.get("steps") and tap.get("uses") else None,
+                "why": tap.get("why") or "",
+            }
+            for name, tap in taps.items()
+        },
     }
 
 

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ergometry.core.estimate import Estimate
-from ergometry.report import by, sensors, tables
+from ergometry.report import by, sensors, tables, thermodynamics
 from ergometry.report.book import Book
 from ergometry.report.spending import root_name, spending
 from ergometry.report.words import NO_BREAK, UNKNOWN, duration, percent, quantity
@@ -65,6 +65,8 @@ def _parts(book: Book, width: int) -> list[Any]:
     ):
         if summary["energy"][f"by_{part}"]:
             parts += ["", _title(title), _energy(book, part)]
+    if known := thermodynamics.ledger(book):
+        parts += ["", _title("Thermodynamic ledger"), _ledger(known)]
     parts += ["", _title("Energy by module"), *_modules(book, width)]
     if book.accounts.total.known:
         parts += ["", _title("What was measured"), _coverage(book)]
@@ -150,6 +152,16 @@ def _energy(book: Book, by: str) -> Table:
         if by == "phase":
             cells.append(duration(row.seconds) if row.seconds is not None else UNKNOWN)
         table.add_row(*cells, _note(row.energy, why=by == "domain"))
+    return table
+
+
+def _ledger(lines: list[thermodynamics.Line]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True, style="dim")
+    table.add_column(no_wrap=True, justify="right")
+    table.add_column(overflow="fold")
+    for line in lines:
+        table.add_row(line.name, thermodynamics.shown(line), Text(line.note, "dim"))
     return table
 
 

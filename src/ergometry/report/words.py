@@ -48,7 +48,9 @@ def show(estimate: Estimate, like: Estimate | None = None) -> Shown:
     has_error = stderr is not None and math.isfinite(stderr) and stderr > _NO_ERROR * abs(value)
     if unit in _COUNTED:
         plural = unit if value == 1 else unit + "s"
-        return Shown(f"{value:.4g}", f"{stderr:.2g}", plural) if has_error else Shown(grouped(value), "", plural)
+        if not has_error:
+            return Shown(grouped(value), "", plural)
+        return Shown(*_aligned(*round_to_error(value, stderr or 0.0).split(" ± ")), plural)
     exponent, shown = (
         (0, _UNPREFIXED[unit]) if unit in _UNPREFIXED else _scale(_anchor(like or estimate), _NAMED.get(unit, unit))
     )

@@ -12,9 +12,10 @@ import pytest
 
 from ergometry.core import series
 from ergometry.core.estimate import Estimate
+from ergometry.report import thermodynamics
 from ergometry.report.book import Book
 from ergometry.report.figures import figures, power_over_time
-from ergometry.report.plots import MOST_BINS, energy_unit, rounded, time_unit
+from ergometry.report.plots import MOST_BINS, energy_unit, paired, rounded, time_unit
 from support.odd_runs import ODD_RUNS, attributed, memory_and_core, modelled, wave, with_table
 from support.synthetic import synthetic_run
 
@@ -166,7 +167,8 @@ def test_every_role_has_a_colour_in_light_and_in_dark():
 
 @pytest.mark.parametrize("kind", ODD_RUNS)
 def test_figures_of_half_the_width_come_in_pairs(kind):
-    halves = [figure for figure in drawn(ODD_RUNS[kind]()).values() if not figure.wide]
+    book = Book.of(ODD_RUNS[kind]())
+    halves = [figure for figure in paired([*figures(book), *thermodynamics.figures(book)[0]]) if not figure.wide]
     assert len(halves) % 2 == 0
 
 

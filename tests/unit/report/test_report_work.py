@@ -18,7 +18,7 @@ from support.synthetic import BOARD, profile, synthetic_run, with_counts
 
 
 def found(run, books=None):
-    return {f.code: f for f in findings(run, books or accounts(run))}
+    return {f.code: f for f in findings(run, books or accounts(run), {})}
 
 
 def of_items(*items, steps=100, power_w=120.0):

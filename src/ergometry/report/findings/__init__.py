@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ergometry.core.run import Run
-from ergometry.report.findings import boards, training, work
+from ergometry.report.findings import boards, settings, training, work
 from ergometry.report.findings.finding import Finding
 from ergometry.work.accounts import Accounts
 
-__all__ = ["RULES", "Finding", "findings"]
+__all__ = ["ADVICE", "RULES", "Finding", "findings"]
 
 Rule = Callable[[Run, Accounts], Finding | None]
 
@@ -28,8 +28,18 @@ RULES: tuple[Rule, ...] = (
     work.residual,
 )
 
+Advice = Callable[[Run, Accounts, settings.Equations], Finding | None]
 
-def findings(run: Run, books: Accounts) -> list[Finding]:
-    """Return what the run has to say, the costliest first."""
-    found = (rule(run, books) for rule in RULES)
+ADVICE: tuple[Advice, ...] = (
+    settings.batch_size,
+    settings.unstable,
+    settings.short_steps,
+    settings.precision,
+    settings.power_limit,
+)
+
+
+def findings(run: Run, books: Accounts, equations: settings.Equations) -> list[Finding]:
+    """Return what the run has to say, the costliest first; ``equations`` are its summary's entries."""
+    found = [rule(run, books) for rule in RULES] + [advise(run, books, equations) for advise in ADVICE]
     return sorted((f for f in found if f is not None), key=lambda f: -f.stake_j)

@@ -8,6 +8,7 @@ import numpy.typing as npt
 from ergometry.core import series
 from ergometry.core.estimate import Estimate, Provenance, total
 from ergometry.core.run import Run
+from ergometry.estimators.equilibration import read_equilibration
 from ergometry.report.findings.finding import Finding
 from ergometry.report.words import duration, percent, quantity
 from ergometry.work.accounts import Accounts
@@ -85,11 +86,35 @@ def loss_plateau(run: Run, books: Accounts) -> Finding | None:
     share, bought = percent(after.value / books.total.value), percent(max(float(means[first] - means[-1]) / fall, 0.0))
     saving = Estimate(after.value, after.stderr, "J", after.provenance, "at most, everything after the plateau began")
     began = duration(since_s)
+    settled, remedy = _settled(run)
     return Finding(
         "loss.plateau",
         f"the last {share} of the energy bought {bought} of the loss's fall",
-        f"mean training loss {means[0]:#.4g} at first, {means[first]:#.4g} at {began}, {means[-1]:#.4g} last",
-        "stop sooner, or change the learning rate there, unless that last part is what the run is for",
+        f"mean training loss {means[0]:#.4g} at first, {means[first]:#.4g} at {began}, {means[-1]:#.4g} last{settled}",
+        remedy,
         saving,
         after.value,
     )
+
+
+def _settled(run: Run) -> tuple[str, str]:
+    """Return what the fluctuation–dissipation relation (E4) says of a plateau, and what to do about it."""
+    found = read_equilibration(run)
+    ratio, z = found.ratio, found.z
+    if ratio.value is not None and ratio.stderr is not None and ratio.stderr <= TIGHT and z.value is not None:
+        if abs(z.value) <= 2.0:
+            return (
+                f"; nothing speaks against a stationary state, ⟨θ·g⟩ over its dissipation is {quantity(ratio)}",
+                "the noise of the batches holds the loss up: lower the learning rate there or take larger batches, or "
+                "stop sooner",
+            )
+        if abs(z.value) > 3.0:
+            return (
+                f"; the weights are not stationary yet, ⟨θ·g⟩ over its dissipation is {quantity(ratio)}",
+                "stop sooner, or see whether a longer run falls further: the weights still move",
+            )
+    return "", "stop sooner, or change the learning rate there, unless that last part is what the run is for"
+
+
+TIGHT = 0.25
+"""The relation's two sides are known well enough to say that they are equal."""
