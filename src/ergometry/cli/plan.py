@@ -34,8 +34,12 @@ def plan(
     ] = None,
     batch: Annotated[list[int] | None, typer.Option(help="Batch sizes to choose from; may be given often.")] = None,
     max_batch: Annotated[int | None, typer.Option(help="The largest batch size that fits in memory.")] = None,
+    memory: Annotated[
+        str | None, typer.Option(help="Memory of one device, such as '80 GB': larger batch sizes are left out.")
+    ] = None,
     optimizer: Annotated[str | None, typer.Option(help="The optimizer's class, where the run does not tell.")] = None,
     format: Annotated[Format, typer.Option(help="How the plan is written.")] = Format.TEXT,  # noqa: A002
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="A page with the time-energy front, too.")] = None,
     store: Annotated[
         Path | None, typer.Option(help="The folder of runs; else $ERGOMETRY_STORE, else erg-runs here.")
     ] = None,
@@ -44,35 +48,30 @@ def plan(
 
     A second run at another batch size narrows every interval.
     """
+    from ergometry.cli.report import write
     from ergometry.core.budget import Budget
-    from ergometry.equations.live import entries
-    from ergometry.equations.readings import read
-    from ergometry.planning.from_runs import plan_runs, rate_of
     from ergometry.planning.operating_points import read_points
-    from ergometry.report.plan import dumps, plan_json, plan_text
-    from ergometry.store.catalog import default_store, resolve
-    from ergometry.store.reader import load
-    from ergometry.work.attribution import accounts
+    from ergometry.report.plan import dumps
+    from ergometry.report.plan import plan as plan_of
 
     budget = Budget(energy=energy, power=power, time=time, slowdown=slowdown)  # type: ignore[arg-type] # text is parsed
     for name, value in (("--max-batch", max_batch), *(("--batch", one) for one in batch or ())):
         if value is not None and value < 1:
             raise UsageError(expected=f"a {name} of 1 or more", got=str(value), remedy="leave it out to try all")
-    folder = store or default_store()
-    loaded = [load(resolve(run, folder)) for run in runs]
-    found = plan_runs(
-        loaded,
+    found = plan_of(
+        runs,
         target_loss=target_loss,
         budget=budget,
         points=read_points(points) if points is not None else (),
         energy_weight=weight,
         batches=batch,
         max_batch=max_batch,
+        memory=memory,
+        optimizer=optimizer,
+        store=store,
     )
-    books = accounts(loaded[0])
-    rate = rate_of(loaded[0], read(loaded[0], books), found.settings[0].batch, optimizer)
-    equations = entries(loaded[0], books)
-    if format is Format.JSON:
-        typer.echo(dumps(plan_json(found, rate, equations)))
-    else:
-        typer.echo(plan_text(found, rate, equations))
+    if html is not None:
+        from ergometry.report import plan_page
+
+        write(html, plan_page.html(found, found.learning_rate, found.equations))
+    typer.echo(dumps(found.to_json()) if format is Format.JSON else str(found))

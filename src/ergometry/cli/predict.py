@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 import subprocess
 import sys
+import time
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -35,7 +37,7 @@ def predict(  # the command's options
         typer.Argument(metavar="[RUN | SCRIPT [ARGS]...]", help="A run that has begun, or a script to probe."),
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Training steps in all, of a run or a script.")] = None,
-    probe: Annotated[str, typer.Option(help="How long a script is run to be measured.")] = "60 s",
+    probe: Annotated[str, typer.Option(help="How long a script is measured, from its first step on.")] = "60 s",
     parameters: Annotated[float | None, typer.Option(help="Parameters of the model, such as 7e9.")] = None,
     tokens: Annotated[float | None, typer.Option(help="Tokens (or examples) to train on, such as 2e12.")] = None,
     flops: Annotated[float | None, typer.Option(help="Or the FLOP of the whole training.")] = None,
@@ -200,8 +202,7 @@ def _begun(what: list[str], steps: int | None, probe: str, store: Path | None) -
         seconds = parse(probe, "s", "a probe")
         if not seconds >= 1:
             raise UsageError(expected="a probe of 1 s or more", got=probe, remedy="a minute tells most")
-        _probe(what, seconds, folder)
-        run: Run = load(resolve("last", folder))
+        run: Run = load(_probe(what, seconds, folder))
     elif len(what) > 1:
         raise UsageError(expected="one run, or a script", got=" ".join(what), remedy="a script's name ends in .py")
     else:
@@ -209,26 +210,74 @@ def _begun(what: list[str], steps: int | None, probe: str, store: Path | None) -
     return remainder(run, accounts(run), steps)
 
 
-def _probe(words: list[str], seconds: float, store: Path) -> None:
-    """Run a script under ``erg run`` for some time, then interrupt it, as Ctrl-C would."""
+_START_S = 600.0
+"""A script that makes no step in this time is not probed further."""
+
+
+def _probe(words: list[str], seconds: float, store: Path) -> Path:
+    """Run a script under ``erg run`` for some time from its first step on, then interrupt it, as Ctrl-C would.
+
+    Imports and data may take longer than the probe itself, and tell nothing.
+
+    Returns:
+        The folder of the run.
+    """
+    from ergometry.store.catalog import list_runs
+
+    before = {run.path for run in list_runs(store)} if store.is_dir() else set()
     command = [sys.executable, "-m", "ergometry", "run", "--quiet", "--name", "probe", "--store", str(store), *words]
     child = subprocess.Popen(command, stdout=sys.stderr)
-    try:
-        child.wait(seconds)
-    except subprocess.TimeoutExpired:
+    begun, ends = time.monotonic(), math.inf
+    while child.poll() is None and time.monotonic() < ends:
+        if ends == math.inf and (_steps(_new(store, before)) or time.monotonic() > begun + _START_S):
+            ends = time.monotonic() + seconds
+        try:
+            child.wait(min(_LOOK_S, max(ends - time.monotonic(), 0.0)))
+        except subprocess.TimeoutExpired:
+            continue
+    if child.poll() is None:
+        sys.stderr.write(f"erg: probed for {seconds:g} s: the script is interrupted now\n")
         child.send_signal(signal.SIGINT)
         try:
             child.wait(30)
         except subprocess.TimeoutExpired:
             child.kill()
             child.wait()
-        return
-    if child.returncode:
+    elif child.returncode:
         raise ErgError(
             expected="a script that trains",
             got=f"one that ended with status {child.returncode}",
             remedy="run it by itself first",
         )
+    found = _new(store, before)
+    if found is None:
+        raise ErgError(expected="a recorded probe", got="none", remedy="see erg doctor")
+    return found
+
+
+_LOOK_S = 0.5
+
+
+def _new(store: Path, before: set[Path]) -> Path | None:
+    """Return the run of the probe: the one that was not there before and is called so."""
+    from ergometry.store.catalog import list_runs
+
+    if not store.is_dir():
+        return None
+    return next((run.path for run in list_runs(store) if run.path not in before and run.name == "probe"), None)
+
+
+def _steps(folder: Path | None) -> int:
+    """Return how many steps a run has made so far."""
+    from ergometry.core.series import STEPS
+    from ergometry.store.reader import load
+
+    if folder is None:
+        return 0
+    try:
+        return len(load(folder).table(STEPS))
+    except ErgError:
+        return 0  # nothing is written yet
 
 
 def _remainder_json(told: Remainder, pue: float, price: float | None, carbon: float | None) -> dict[str, Any]:

@@ -16,26 +16,20 @@ from ergometry.core.errors import UsageError
 from ergometry.core.run import Run
 from ergometry.equations.priced import read_priced
 from ergometry.equations.readings import Readings
-from ergometry.estimators.rows import values_at
-from ergometry.planning.belief import Belief, combined
-from ergometry.planning.learning_curve import first_step_at, fit_curve
+from ergometry.planning.descent import descent
+from ergometry.planning.history import History, loss_by_step, read_history, settled
 from ergometry.planning.learning_rate import LearningRate, rescaled
-from ergometry.planning.operating_points import OperatingPoint, Split
-from ergometry.planning.plan import Goal, Plan, plan
-from ergometry.planning.steps_to_target import fit_steps, from_noise_scale
+from ergometry.planning.operating_points import OperatingPoint, Split, nonnegative
+from ergometry.planning.plan import Plan, plan
 from ergometry.work.accounts import Accounts
 from ergometry.work.attribution import accounts
 
 Array = npt.NDArray[np.float64]
 
-WARM_UP_STEPS = 10
-"""The first steps compile, fill caches and load data: no measure of those that follow. At most a tenth is left out."""
-
 LEAST_SHARE = 0.05
 """A batch size that fewer of the steps have is a remainder at the end of an epoch, not a setting."""
 
-UNKNOWN_FACTOR = 10.0
-DRAWS = 256
+_BESIDES = 0.02
 
 
 @dataclass(frozen=True)
@@ -44,15 +38,15 @@ class Known:
 
     Attributes:
         points: operating points.
-        critical_batch: what is known of B_c.
-        goal: steps to the goal at the first run's batch size.
+        history: what their losses say.
         split: what a calibration says of the first run's step; None without one.
+        remarks: what was left out, and what the plan does not count.
     """
 
     points: tuple[OperatingPoint, ...]
-    critical_batch: Belief
-    goal: Goal
+    history: History
     split: Split | None
+    remarks: tuple[str, ...]
 
 
 def plan_runs(
@@ -78,28 +72,83 @@ def plan_runs(
     known = read(runs, target_loss)
     return plan(
         [*known.points, *points],
-        known.critical_batch,
-        known.goal,
+        known.history.critical_batch,
+        known.history.goal,
         budget=budget,
         split=known.split,
+        remarks=known.remarks,
         **options,
     )
 
 
 def read(runs: Sequence[Run], target_loss: float | None = None) -> Known:
-    """Return what runs of one job offer to a plan."""
+    """Return what runs of one job offer to a plan. A run that offers nothing is left out, and a remark says so."""
     if not runs:
         raise UsageError(expected="one run or more", got="none", remedy="record one with erg run")
     books = [accounts(run) for run in runs]
-    points = [point for run, one in zip(runs, books, strict=True) for point in points_of(run, one)]
+    points: list[OperatingPoint] = []
+    remarks: list[str] = []
+    for run, one in zip(runs, books, strict=True):
+        found = points_of(run, one)
+        if run.meta.get("devices") != runs[0].meta.get("devices"):
+            remarks.append(f"{run.id} ran on other devices: its time and energy are left out")
+        elif not found:
+            remarks.append(f"{run.id} has no steps of known batch size and energy: its time and energy are left out")
+        else:
+            points += found
     if not points:
         raise UsageError(
             expected="training steps of known batch size and energy",
             got=f"none in {', '.join(run.id for run in runs)}",
             remedy="give the batch size with --examples, and a power source or its model (see erg doctor)",
         )
-    goal = goal_of(runs[0], points_of(runs[0], books[0]), target_loss)
-    return Known(tuple(points), critical_batch_of(runs, target_loss), goal, _split(runs[0], books[0]))
+    history = read_history(runs, target_loss)
+    remarks = [*remarks, *history.remarks, *_besides(runs[0])]
+    return Known(tuple(points), history, _split(runs[0], books[0]), tuple(remarks))
+
+
+def _besides(run: Run) -> list[str]:
+    steps = run.table(series.STEPS)
+    share = 1.0 - float(np.sum(steps["t1_s"] - steps["t0_s"])) / run.duration_s if run.duration_s > 0 else 0.0
+    if share < _BESIDES:
+        return []
+    return [f"time and energy are those of training steps; set-up and evaluation took {share:.0%} of {run.id} besides"]
+
+
+def largest_batch(runs: Sequence[Run], memory_bytes: float) -> float | None:
+    """Return the largest batch size that is sure to fit in memory; None where no run tells its peak.
+
+    With the peaks M of two batch sizes or more, M = M0 + m·B by least squares; with one, all of it is taken to grow
+    with the batch, which no batch size above can exceed.
+
+    Raises:
+        UsageError: the memory is not positive, or less than the smallest batch size needs.
+    """
+    if not (math.isfinite(memory_bytes) and memory_bytes > 0):
+        raise UsageError(expected="a positive memory", got=f"{memory_bytes:g} bytes", remedy="such as 80 GB")
+    known = [(batch, peak) for run in runs if (found := _peak(run)) is not None for batch, peak in [found]]
+    if not known:
+        return None
+    batch, peak = np.array(known, dtype=np.float64).T
+    fixed, each = 0.0, float(np.max(peak / batch))
+    if len(np.unique(batch)) > 1:
+        (fixed, each), _ = nonnegative([np.ones_like(batch), batch], peak, peak)
+    if fixed + each * float(batch.min()) > memory_bytes:
+        raise UsageError(
+            expected=f"a memory that holds batch size {batch.min():g}",
+            got=f"{memory_bytes:.4g} bytes, where {fixed + each * float(batch.min()):.4g} were used",
+            remedy="state the memory of one device",
+        )
+    return (memory_bytes - fixed) / each if each > 0 else math.inf
+
+
+def _peak(run: Run) -> tuple[float, float] | None:
+    """Return the largest batch size of a run and its peak memory, of an accelerator if it used one."""
+    table, sizes = run.table(series.MEMORY), settled(run)[:, 2]
+    sizes = sizes[np.isfinite(sizes)]
+    of = table["device"] >= 0 if np.any(table["device"] >= 0) else np.ones(len(table), dtype=bool)
+    peak = table["peak_bytes"][of]
+    return (float(sizes.max()), float(peak.max())) if len(peak) and len(sizes) and peak.max() > 0 else None
 
 
 def points_of(run: Run, books: Accounts) -> tuple[OperatingPoint, ...]:
@@ -108,7 +157,7 @@ def points_of(run: Run, books: Accounts) -> tuple[OperatingPoint, ...]:
     Energy is that of the cover over the steps' own time, evaluation and set-up left out; its error is that of the
     run's total, relative, since one gain lies behind all of it.
     """
-    steps, traces = _settled(run), list(books.metered.cover().values())
+    steps, traces = settled(run), list(books.metered.cover().values())
     total = books.total
     if not len(steps) or not traces or not total.value:
         return ()
@@ -125,15 +174,6 @@ def points_of(run: Run, books: Accounts) -> tuple[OperatingPoint, ...]:
         spread_s = float(np.std((t1 - t0)[of], ddof=1)) / math.sqrt(int(of.sum()))
         found.append(OperatingPoint(float(size), step_s, step_j, spread_s, relative * step_j, limit_w, run.id))
     return tuple(found)
-
-
-def _settled(run: Run) -> Array:
-    """Return (n, 3) begin, end and examples of the steps after the first ones that trained."""
-    table = run.table(series.STEPS)
-    flags = np.nan_to_num(table["flags"]).astype(np.int64)
-    usual = flags & (series.NO_BACKWARD | series.EXCEPTION) == 0
-    rows = table.rows[usual][:, [table.columns.index(name) for name in ("t0_s", "t1_s", "examples")]]
-    return np.asarray(rows[min(WARM_UP_STEPS, len(rows) // 10) :])
 
 
 def _limit_w(run: Run) -> float | None:
@@ -154,7 +194,9 @@ def _split(run: Run, books: Accounts) -> Split | None:
     return None if e0d is None or e1d is None else Split(e0d, e1d, static.value / run.duration_s)
 
 
-def rate_of(run: Run, readings: Readings, batch: float, optimizer: str | None = None) -> LearningRate | None:
+def rate_of(
+    run: Run, readings: Readings, batch: float, optimizer: str | None = None, others: Sequence[Run] = ()
+) -> LearningRate | None:
     """Return the learning rate at another batch size, by the rule of the run's optimizer; None if its own is not known.
 
     Args:
@@ -162,11 +204,16 @@ def rate_of(run: Run, readings: Readings, batch: float, optimizer: str | None = 
         readings: of it.
         batch: B', example/step.
         optimizer: name of its class, where the run does not tell.
+        others: further runs of the job. A rate at which one trained is stable, whatever the curvature of this one said:
+            curvature falls where the rate is larger.
     """
-    own, size = readings.gradient.learning_rate.value, readings.batch.value
+    size = readings.batch.value
+    own = _rate_set(run) if readings.gradient.learning_rate.value is None else readings.gradient.learning_rate.value
     if own is None or not own > 0 or not size:
         return None
     limit = readings.curvature.limit.value
+    if limit is not None and limit > 0:
+        limit = max([limit, *(1.01 * rate for other in others if (rate := _trained_at(other)) is not None)])
     return rescaled(
         own,
         size,
@@ -177,79 +224,20 @@ def rate_of(run: Run, readings: Readings, batch: float, optimizer: str | None = 
     )
 
 
+def _trained_at(run: Run) -> float | None:
+    """Return the learning rate of a run that trained; None if it diverged or its rate is not known."""
+    found = descent(loss_by_step(run))
+    return None if found is None or found.diverged else _rate_set(run)
+
+
+def _rate_set(run: Run) -> float | None:
+    """Return the median of the learning rates that a run set."""
+    rates = run.table(series.LEARNING_RATES)["lr"]
+    rates = rates[np.isfinite(rates) & (rates > 0)]
+    return float(np.median(rates)) if len(rates) else None
+
+
 def optimizer_of(run: Run) -> str | None:
     """Return the class of the run's optimizer, None where it was not seen."""
     profiles = run.meta.get("profiles") or ()
     return next((str(p["root"]) for p in profiles if p.get("phase") == "optimizer" and p.get("root")), None)
-
-
-def loss_by_step(run: Run) -> Array:
-    """Return the loss of every training step in order, NaN where it is not known."""
-    steps = run.table(series.STEPS)["step"]
-    return values_at(steps, run.table(series.LOSSES), "loss")
-
-
-def goal_of(run: Run, points: Sequence[OperatingPoint], target_loss: float | None) -> Goal:
-    """Return the steps to the goal, at the batch size that most steps of a run have.
-
-    Without a target it is the loss that the run reached, in as many steps as it made. A target that the run has
-    reached took the steps that it took; one beyond is extrapolated (:mod:`~ergometry.planning.learning_curve`).
-
-    Raises:
-        UsageError: the target is no finite number; no steps of known batch size; too few losses to extrapolate.
-    """
-    if not points:
-        raise UsageError(
-            expected=f"steps of known batch size in {run.id}", got="none", remedy="state it with --examples"
-        )
-    sizes = _settled(run)[:, 2]
-    batch = max((p.batch for p in points), key=lambda b: int(np.count_nonzero(sizes == b)))
-    loss = loss_by_step(run)
-    if target_loss is None:
-        words = f"what {run.id} reached in its {len(loss)} steps"
-        return Goal(batch, np.full(DRAWS, float(len(loss))), words)
-    if not math.isfinite(target_loss):
-        raise UsageError(expected="a finite target loss", got=f"{target_loss:g}", remedy="name a loss")
-    words = f"a loss of {target_loss:g}"
-    reached = first_step_at(loss, target_loss)
-    if reached is not None:
-        return Goal(batch, np.full(DRAWS, float(reached)), f"{words}, which {run.id} reached at step {reached}")
-    draws = fit_curve(loss).steps_to(target_loss)
-    return Goal(batch, np.resize(draws, DRAWS), f"{words}, extrapolated from {len(loss)} steps")
-
-
-def critical_batch_of(runs: Sequence[Run], target_loss: float | None = None) -> Belief:
-    """Return what runs say of B_c: steps to a common loss at two batch sizes or more, with the noise scale as a prior.
-
-    Where nothing is known, B_c is the batch size used within a factor 10, and the belief's source says so.
-    """
-    from ergometry.estimators.noise_scale import read_noise
-
-    beliefs = [belief for run in runs if (belief := from_noise_scale(read_noise(run).b_noise)) is not None]
-    prior = combined(beliefs) if beliefs else None
-    sizes, curves = [], []
-    for run in runs:
-        examples = _settled(run)[:, 2]
-        finite = examples[np.isfinite(examples)]
-        loss = loss_by_step(run)
-        if len(finite) and np.any(np.isfinite(loss)):
-            sizes.append(float(np.median(finite)))
-            curves.append(loss)
-    if len(set(sizes)) > 1:
-        common = max(_reached(loss) for loss in curves) if target_loss is None else target_loss
-        steps = [first_step_at(loss, common) or math.inf for loss in curves]
-        if len({size for size, s in zip(sizes, steps, strict=True) if math.isfinite(s)}) > 1:
-            return fit_steps(sizes, steps, prior).critical_batch
-    if prior is not None:
-        return prior
-    if not sizes:
-        raise UsageError(
-            expected="a run with losses and a known batch size", got="none", remedy="state it with --examples"
-        )
-    return Belief.of(sizes[0], factor=UNKNOWN_FACTOR, source="nothing is known of B_c but the batch size used")
-
-
-def _reached(loss: Array) -> float:
-    """Return the loss that a run ended at, smoothed over its last twentieth."""
-    finite = loss[np.isfinite(loss)]
-    return float(np.mean(finite[-max(len(finite) // 20, 1) :]))

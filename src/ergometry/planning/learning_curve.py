@@ -58,27 +58,14 @@ class Curve:
         return np.where(reached, np.maximum(steps, self.seen), np.inf)
 
 
-def first_step_at(loss: Array, target: float) -> int | None:
-    """Return the first step, counted from 1, at which the smoothed loss is at the target; None if it never is.
-
-    The smoothing is a running mean over a fortieth of the steps so far: one lucky batch is no arrival.
-    """
-    finite = np.flatnonzero(np.isfinite(loss))
-    sums = np.concatenate([[0.0], np.cumsum(loss[finite])])
-    ends = np.arange(1, len(finite) + 1)
-    width = np.maximum(ends // STRETCHES, 1)
-    smooth = (sums[ends] - sums[ends - width]) / width
-    reached = np.flatnonzero(smooth <= target)
-    return int(finite[reached[0]]) + 1 if len(reached) else None
-
-
 def fit_curve(loss: Array, *, draws: int = 60, floor: float | None = 0.0, seed: int = 0) -> Curve:
     """Fit a learning curve to the losses of the first steps of a run.
 
     Args:
         loss: (n,) float64, loss of step 1, 2, and so on; those that are not finite are left out.
         draws: how many fits.
-        floor: the least that the loss can be (0 for a cross-entropy or a squared error); None: unknown.
+        floor: the least that the loss can be (0 for a cross-entropy or a squared error); None: unknown, which it is
+            where a loss was negative.
         seed: of the resampling.
 
     Raises:
@@ -92,7 +79,9 @@ def fit_curve(loss: Array, *, draws: int = 60, floor: float | None = 0.0, seed: 
             remedy="record a longer run",
         )
     values = loss[np.isfinite(loss)]
-    at, mean, error = _stretches(steps, values)
+    at, mean, error = stretches(steps, values)
+    if values.min() < 0:
+        floor = None  # a log-density or a reward has no floor at 0
     generator = np.random.default_rng(seed)
     found = []
     for k in range(draws):
@@ -109,7 +98,7 @@ def fit_curve(loss: Array, *, draws: int = 60, floor: float | None = 0.0, seed: 
     return Curve(floors + apart, heights, shifts, decays, float(mean[recent] @ weight / weight.sum()), int(steps[-1]))
 
 
-def _stretches(steps: Array, values: Array) -> tuple[Array, Array, Array]:
+def stretches(steps: Array, values: Array) -> tuple[Array, Array, Array]:
     """Return the geometric middle, the mean loss and its error of stretches that grow with the steps."""
     edges = np.unique(np.geomspace(1, len(steps) + 1, STRETCHES + 1).astype(np.int64)) - 1
     counts = np.diff(edges)

@@ -1,6 +1,6 @@
 """Operating points: measured seconds and joules of a step by batch size and power limit, and the laws fitted to them.
 
-t(B) = τ0 + τ1·B or max(τ0, τ1·B), whichever the points follow better, and E(B) = P_static·t(B) + e0d + e1d·B. With
+t(B) = τ0 + τ1·B or max(τ0, τ1·B), each as likely as the points make it, and E(B) = P_static·t(B) + e0d + e1d·B. With
 points at one batch size alone the split between what goes with the step and what goes with the example is not known: it
 is then drawn over all that is possible, and the plan's intervals say so.
 """
@@ -20,6 +20,7 @@ import numpy.typing as npt
 from ergometry.core.errors import UsageError
 
 Array = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
 
 LEAST_RELATIVE = 0.01
 """No point is trusted better than this, one sigma: two readings of the same setting differ by about as much."""
@@ -136,7 +137,7 @@ class StepCosts:
         time_scale, energy_scale: (L, n) t and E at a limit over those of the reference.
         latency_s, example_s: (n,) τ0 and τ1.
         static_w, step_j, example_j: (n,) P_static, e0d and e1d.
-        roofline: t = max(τ0, τ1·B) rather than τ0 + τ1·B.
+        roofline: (n,) t = max(τ0, τ1·B) rather than τ0 + τ1·B.
         split_known: the points had two batch sizes or more, so that the split was measured.
         scatter: relative scatter of the points about the laws, one sigma.
     """
@@ -149,7 +150,7 @@ class StepCosts:
     static_w: Array
     step_j: Array
     example_j: Array
-    roofline: bool
+    roofline: Flags
     split_known: bool
     scatter: float
 
@@ -164,7 +165,7 @@ class StepCosts:
 
     def _reference_s(self, batch: Array) -> Array:
         fixed, varying = self.latency_s[:, None], self.example_s[:, None] * batch
-        return np.asarray(np.maximum(fixed, varying) if self.roofline else fixed + varying)
+        return np.where(self.roofline[:, None], np.maximum(fixed, varying), fixed + varying)
 
 
 @dataclass(frozen=True)
@@ -196,7 +197,7 @@ def fit_costs(
     Raises:
         UsageError: there is no usable point.
     """
-    points = usable(points)
+    points, gain = _apart(usable(points))
     generator = np.random.default_rng(seed)
     by_limit: dict[float | None, list[OperatingPoint]] = {}
     for point in points:
@@ -204,7 +205,7 @@ def fit_costs(
     reference = max(by_limit, key=lambda limit: (len({p.batch for p in by_limit[limit]}), limit or math.inf))
     chosen = _Columns.of(by_limit[reference])
     known = len(np.unique(chosen.batch)) > 1
-    law = _fitted(generator, chosen, draws) if known else _undivided(generator, chosen, split, draws)
+    law = _fitted(generator, chosen, split, draws) if known else _undivided(generator, chosen, split, draws)
     limits = sorted(by_limit, key=lambda limit: math.inf if limit is None else limit)
     one = np.ones((1, draws))
     latency, per_example, static, fixed, varying = law.columns
@@ -213,7 +214,8 @@ def fit_costs(
     )
     scales = [(one[0], one[0]) if x == reference else _scales(alone, by_limit[x], generator) for x in limits]
     times, energies = (np.stack(column) for column in zip(*scales, strict=True))
-    return replace(alone, limits_w=tuple(limits), time_scale=times, energy_scale=energies)
+    drawn = np.exp(gain * generator.normal(size=draws))
+    return replace(alone, limits_w=tuple(limits), time_scale=times, energy_scale=energies * drawn)
 
 
 @dataclass(frozen=True)
@@ -236,39 +238,73 @@ class _Columns:
 
 
 class _Law(NamedTuple):
-    """Draws of τ0, τ1, P_static, e0d and e1d (5, n); whether t is the roofline's; scatter."""
+    """Draws of τ0, τ1, P_static, e0d and e1d (5, n); (n,) whether t is the roofline's; scatter."""
 
     columns: Array
-    roofline: bool
+    roofline: Flags
     scatter: float
 
 
-def _fitted(generator: np.random.Generator, points: _Columns, draws: int) -> _Law:
-    """Return the laws of points at several batch sizes, refitted to the points moved by their errors."""
-    b = points.batch
-    roofline = _corner(b, points.t, points.t_error)[1] < _line(b, points.t, points.t_error)[1]
+def _fitted(generator: np.random.Generator, points: _Columns, split: Split | None, draws: int) -> _Law:
+    """Return the laws of points at several batch sizes, refitted to the points moved by their errors.
 
-    def fit(t: Array, e: Array) -> Array:
+    Which form of t(B) each draw has follows the forms' likelihoods: points at two batch sizes lie on either.
+    """
+    b, sizes = points.batch, len(np.unique(points.batch))
+
+    def fit(t: Array, e: Array, roofline: bool, share: float) -> Array:
         fixed, varying = (_corner if roofline else _line)(b, t, points.t_error)[0]
-        law_s = np.maximum(fixed, varying * b) if roofline else fixed + varying * b
-        # Two batch sizes cannot tell static power from the rest of e0 and e1; nor can a time that is itself a line.
-        static = roofline and len(np.unique(b)) > 2
-        joules, _ = _nonnegative([law_s, np.ones_like(b), b] if static else [np.ones_like(b), b], e, points.e_error)
-        return np.array([fixed, varying, *joules] if static else [fixed, varying, 0.0, *joules])
+        if not roofline:  # then E is a line as well, whatever part of it is static
+            joules, _ = nonnegative([np.ones_like(b), b], e, points.e_error)
+            return np.array([fixed, varying, 0.0, *joules])
+        law_s = np.maximum(fixed, varying * b)
+        if sizes > 2:
+            return np.array([fixed, varying, *nonnegative([law_s, np.ones_like(b), b], e, points.e_error)[0]])
+        # Two batch sizes cannot tell static power from the rest: any share of the least power may be static.
+        static = share * float(np.min(e / law_s)) if split is None else min(split.static_w, float(np.min(e / law_s)))
+        joules, _ = nonnegative([np.ones_like(b), b], e - static * law_s, points.e_error)
+        return np.array([fixed, varying, static, *joules])
 
-    def misfit(law: Array) -> Array:
+    def off(law: Array, roofline: bool) -> Array:
         law_s = np.maximum(law[0], law[1] * b) if roofline else law[0] + law[1] * b
-        return np.concatenate([law_s / points.t - 1, (law[2] * law_s + law[3] + law[4] * b) / points.e - 1])
+        return np.concatenate([law_s - points.t, law[2] * law_s + law[3] + law[4] * b - points.e])
 
-    off = misfit(fit(points.t, points.e))
-    free = max(len(off) - 4, 1)
-    scatter = max(LEAST_RELATIVE, math.sqrt(float(off @ off) / free))
-    t_error, e_error = np.maximum(points.t_error, scatter * points.t), np.maximum(points.e_error, scatter * points.e)
-    found = [
-        fit(points.t + t_error * generator.normal(size=len(b)), points.e + e_error * generator.normal(size=len(b)))
-        for _ in range(draws)
+    found = [off(fit(points.t, points.e, form, 0.5), form) for form in (False, True)]
+    errors, sums = np.concatenate([points.t_error, points.e_error]), np.concatenate([points.t, points.e])
+    chi_sq = [float(np.sum((x / errors) ** 2)) for x in found]
+    better = found[int(np.argmin(chi_sq))] / sums
+    free = max(len(better) - 4, 1)
+    scatter = max(LEAST_RELATIVE, math.sqrt(float(better @ better) / free))
+    grown = max(1.0, min(chi_sq) / free)
+    corner = 1.0 / (1.0 + math.exp(min((chi_sq[1] - chi_sq[0]) / (2.0 * grown), 700.0)))
+    roofline = generator.random(draws) < corner
+    # Moved as logarithms: however far points scatter, none becomes a step of no time.
+    t_error, e_error = np.maximum(points.t_error / points.t, scatter), np.maximum(points.e_error / points.e, scatter)
+    shares = generator.random(draws)
+    columns = [
+        fit(
+            points.t * np.exp(t_error * generator.normal(size=len(b))),
+            points.e * np.exp(e_error * generator.normal(size=len(b))),
+            bool(form),
+            float(share),
+        )
+        for form, share in zip(roofline, shares, strict=True)
     ]
-    return _Law(np.array(found).T, roofline, scatter)
+    return _Law(np.array(columns).T, roofline, scatter)
+
+
+def _apart(points: Sequence[OperatingPoint]) -> tuple[tuple[OperatingPoint, ...], float]:
+    """Return the points with the error of energy that is their own, and the relative error that all share.
+
+    One meter, or one model of power, lies behind all: the least relative error is taken as its gain's, which moves
+    every joule alike and no choice.
+    """
+    shared = min((p.step_j_stderr or 0.0) / p.step_j for p in points)
+    own = tuple(
+        replace(p, step_j_stderr=math.sqrt(max((p.step_j_stderr or 0.0) ** 2 - (shared * p.step_j) ** 2, 0.0)))
+        for p in points
+    )
+    return own, shared
 
 
 def _undivided(generator: np.random.Generator, points: _Columns, split: Split | None, draws: int) -> _Law:
@@ -284,7 +320,8 @@ def _undivided(generator: np.random.Generator, points: _Columns, split: Split | 
     else:  # the calibration's sum need not be the meter's
         scale = step_j / (split.static_w * step_s + split.step_j + split.example_j * b)
         static, fixed, varying = split.static_w * scale, split.step_j * scale, split.example_j * scale
-    return _Law(np.array([latency, per_example, static, fixed, varying]), False, LEAST_RELATIVE)
+    columns = np.array([latency, per_example, static, fixed, varying])
+    return _Law(columns, np.zeros(draws, dtype=bool), LEAST_RELATIVE)
 
 
 def _mean(generator: np.random.Generator, y: Array, error: Array, draws: int) -> Array:
@@ -297,10 +334,11 @@ def _mean(generator: np.random.Generator, y: Array, error: Array, draws: int) ->
 
 def _line(batch: Array, y: Array, error: Array) -> tuple[Array, float]:
     """Return (a, b ≥ 0) of weighted least squares y = a + b·B, and the misfit."""
-    return _nonnegative([np.ones_like(batch), batch], y, error)
+    return nonnegative([np.ones_like(batch), batch], y, error)
 
 
-def _nonnegative(columns: Sequence[Array], y: Array, error: Array) -> tuple[Array, float]:
+def nonnegative(columns: Sequence[Array], y: Array, error: Array) -> tuple[Array, float]:
+    """Return the coefficients, none below 0, of weighted least squares, and the misfit."""
     from scipy.optimize import nnls
 
     found, misfit = nnls(np.column_stack(columns) / error[:, None], y / error)

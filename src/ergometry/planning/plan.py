@@ -18,7 +18,8 @@ from ergometry.core.budget import Budget
 from ergometry.core.errors import UsageError
 from ergometry.core.units import human
 from ergometry.planning.belief import Belief
-from ergometry.planning.operating_points import OperatingPoint, Split, StepCosts, contradictions, fit_costs, usable
+from ergometry.planning.caveats import caveats, edge
+from ergometry.planning.operating_points import OperatingPoint, Split, StepCosts, fit_costs, usable
 from ergometry.planning.optimum import Infeasible, Mixture, best, lower_hull
 from ergometry.planning.steps_to_target import ratio
 
@@ -27,10 +28,7 @@ Array = npt.NDArray[np.float64]
 REACH = 16.0
 """Batch sizes are planned up to this factor beyond those measured, either way."""
 
-MIN_DWELL_S = 5.0
-"""Two settings share time in stretches of this or longer, or the change itself costs more than it gains."""
-
-_PER_OCTAVE = 2
+_PER_OCTAVE, _FINE = 2, 16
 _QUANTILES = (0.05, 0.5, 0.95)
 
 
@@ -62,12 +60,14 @@ class Range:
 class Goal:
     """How many steps the goal takes at one batch size, as draws (n,), infinite where it is never reached.
 
-    ``words`` says what the goal is: the loss that the run reached, or a target.
+    ``words`` says what the goal is: the loss that the run reached, or a target. ``critical`` (n,) are draws of B_c that
+    go with those of the steps, where the same runs told both; None: they are independent.
     """
 
     batch: float
     steps: Array
     words: str
+    critical: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -136,6 +136,7 @@ def plan(  # noqa: PLR0913 - what is known, what is wanted, what is allowed
     max_batch: float | None = None,
     batches: Sequence[int] | None = None,
     split: Split | None = None,
+    remarks: Sequence[str] = (),
     seed: int = 0,
 ) -> Plan:
     """Return the plan that makes w·energy + (1 − w)·P_max·time least within a budget.
@@ -150,6 +151,7 @@ def plan(  # noqa: PLR0913 - what is known, what is wanted, what is allowed
         max_batch: no batch size above, as one that does not fit in memory.
         batches: the batch sizes to choose from; else half octaves around those measured.
         split: see :func:`~ergometry.planning.operating_points.fit_costs`.
+        remarks: what else is to be told with the plan.
         seed: of the draws.
 
     Raises:
@@ -163,13 +165,19 @@ def plan(  # noqa: PLR0913 - what is known, what is wanted, what is allowed
             got=f"{energy_weight:g}",
             remedy="1 is energy alone, 0 time alone",
         )
+    given = len(points)
     points = usable(points)
+    if len(points) < given:
+        remarks = [*remarks, f"{given - len(points)} of {given} points are no measurements: they are left out"]
     costs = fit_costs(points, split=split, draws=len(goal.steps), seed=seed)
     grid = np.array(_grid(points, goal.batch, max_batch, batches), dtype=np.float64)
-    critical = critical_batch.draws(np.random.default_rng(seed + 1), len(goal.steps))
-    steps = goal.steps[:, None] * ratio(grid, goal.batch, critical[:, None])  # (n, B)
-    # (L, n, B) of each limit, draw, batch size; then (L·B, n)
-    times, energies = (np.moveaxis(steps * per, 1, 2).reshape(-1, len(critical)) for per in _per_step(costs, grid))
+    critical = goal.critical
+    if critical is None:
+        critical = critical_batch.draws(np.random.default_rng(seed + 1), len(goal.steps))
+    shape = ratio(grid, goal.batch, critical[:, None])  # (n, B)
+    steps = goal.steps[:, None] * shape
+    step_s, step_j = costs.time_s(grid), costs.energy_j(grid)  # (L, n, B)
+    times, energies, powers = (_rows(x) for x in (steps * step_s, steps * step_j, step_j / step_s))
     if not np.any(np.isfinite(np.median(times, axis=1))):
         reached = float(np.mean(np.isfinite(goal.steps)))
         raise UsageError(
@@ -177,27 +185,39 @@ def plan(  # noqa: PLR0913 - what is known, what is wanted, what is allowed
             got=f"an extrapolation in which {1 - reached:.0%} of the draws never do",
             remedy="aim at a higher loss, or record a longer run",
         )
-    with np.errstate(invalid="ignore"):
-        powers = energies / times
     t, e, p = (np.array([_median(row) for row in rows]) for rows in (times, energies, powers))
     price_w = max(point.power_w for point in points) if max_power_w is None else max_power_w
     weight, price = energy_weight, (1.0 - energy_weight) * price_w
     found = best(t, e, p, budget, energy_weight=weight, time_price_w=price)
     if isinstance(found, Infeasible):
         raise _infeasible(found, budget)
-    with np.errstate(invalid="ignore"):
-        objective = weight * energies + price * times
-        best_each = np.argmin(np.where(np.isfinite(objective), objective, np.inf), axis=0)
+    # Which batch size is best does not hang on how far the goal is, reached or not.
+    fine = (
+        grid
+        if batches is not None
+        else np.geomspace(grid[0], grid[-1], 1 + _FINE * round(math.log2(grid[-1] / grid[0])))
+    )
+    per_step = weight * costs.energy_j(fine) + price * costs.time_s(fine)
+    least = np.min(ratio(fine, goal.batch, critical[:, None]) * per_step, axis=0)  # over power limits
+    best_batch = fine[np.argmin(least, axis=1)]
     return _plan(
         found,
         _Candidates(costs.limits_w, grid, t, e, times, energies, np.tile(steps.T, (len(costs.limits_w), 1))),
-        best_each,
+        best_batch,
         points=points,
         costs=costs,
         critical_batch=critical_batch,
         goal=goal,
         budget=budget,
+        saving=_saving(costs, found, grid, points[0], goal, critical),
+        calibrated=split is not None,
+        remarks=remarks,
     )
+
+
+def _rows(x: Array) -> Array:
+    """Return (L·B, n) of (L, n, B): candidates as rows, batch sizes fastest."""
+    return np.asarray(np.moveaxis(x, 1, 2).reshape(-1, x.shape[1]))
 
 
 @dataclass(frozen=True)
@@ -219,12 +239,8 @@ class _Candidates:
         return self.limits_w[i // len(self.grid)]
 
 
-def _per_step(costs: StepCosts, grid: Array) -> tuple[Array, Array]:
-    return costs.time_s(grid), costs.energy_j(grid)
-
-
 def _median(row: Array) -> float:
-    return float(np.quantile(row, 0.5, method="inverted_cdf")) if not np.any(np.isnan(row)) else math.nan
+    return float(np.quantile(row, 0.5, method="inverted_cdf"))
 
 
 def _grid(
@@ -264,13 +280,16 @@ def _infeasible(found: Infeasible, budget: Budget) -> UsageError:
 def _plan(  # noqa: PLR0913 - everything that the plan tells of
     found: Mixture,
     candidates: _Candidates,
-    best_each: npt.NDArray[np.intp],
+    best_batch: Array,
     *,
     points: Sequence[OperatingPoint],
     costs: StepCosts,
     critical_batch: Belief,
     goal: Goal,
     budget: Budget,
+    saving: Range | None,
+    calibrated: bool,
+    remarks: Sequence[str],
 ) -> Plan:
     shares = found.shares
     times = np.sum([share * candidates.times_s[i] for i, share in shares.items()], axis=0)
@@ -294,8 +313,8 @@ def _plan(  # noqa: PLR0913 - everything that the plan tells of
         time=Range.of(times, "s"),
         energy=Range.of(energies, "J"),
         power=Range.of(powers[np.isfinite(powers)], "W"),
-        best_batch=Range.of(candidates.grid[best_each % len(candidates.grid)], "example/step"),
-        saving=_saving(candidates, energies, points, goal),
+        best_batch=Range.of(best_batch, "example/step"),
+        saving=saving,
         binding=found.binding,
         holds=_holds(times, energies, powers, candidates, budget),
         front=tuple(
@@ -306,22 +325,34 @@ def _plan(  # noqa: PLR0913 - everything that the plan tells of
         ),
         critical_batch=critical_batch,
         goal=goal.words,
-        remarks=_remarks(found, settings, points, costs, critical_batch, goal),
+        remarks=(
+            *remarks,
+            *caveats(settings, points, costs, critical_batch, goal, calibrated=calibrated),
+            *edge(candidates.grid, best_batch),
+        ),
     )
 
 
-def _saving(candidates: _Candidates, energies: Array, points: Sequence[OperatingPoint], goal: Goal) -> Range | None:
-    """Return the share of energy saved against the batch size and limit that were run."""
-    ran = next((p for p in points if round(p.batch) == round(goal.batch)), None)
-    if ran is None or round(goal.batch) not in candidates.grid.tolist():
+def _saving(
+    costs: StepCosts,
+    found: Mixture,
+    grid: Array,
+    ran: OperatingPoint,
+    goal: Goal,
+    critical: Array,
+) -> Range | None:
+    """Return the share of energy saved against the batch size and the limit that were run, by the same laws.
+
+    How far the goal is and the meter's gain are in both, and cancel.
+    """
+    if not np.any(np.isfinite(goal.steps)):
         return None
-    at = candidates.limits_w.index(ran.power_limit_w) * len(candidates.grid) + candidates.grid.tolist().index(
-        round(goal.batch)
-    )
-    with np.errstate(invalid="ignore"):
-        saved = 1.0 - energies / candidates.energies_j[at]
-    known = saved[np.isfinite(saved)]
-    return Range.of(known, "") if len(known) else None
+    at = np.array([goal.batch])
+    before = costs.energy_j(at)[costs.limits_w.index(ran.power_limit_w), :, 0]
+    shape = ratio(grid, goal.batch, critical[:, None])
+    each = _rows(shape * costs.energy_j(grid))
+    after = np.sum([share * each[i] for i, share in found.shares.items()], axis=0)
+    return Range.of(1.0 - after / before, "")
 
 
 def _holds(times: Array, energies: Array, powers: Array, candidates: _Candidates, budget: Budget) -> dict[str, float]:
@@ -334,35 +365,3 @@ def _holds(times: Array, energies: Array, powers: Array, candidates: _Candidates
         fastest = np.min(candidates.times_s, axis=0)
         found["slowdown"] = float(np.mean(times <= (1.0 + budget.slowdown) * fastest * (1 + 1e-9)))
     return found
-
-
-def _remarks(
-    found: Mixture,
-    settings: Sequence[Setting],
-    points: Sequence[OperatingPoint],
-    costs: StepCosts,
-    critical_batch: Belief,
-    goal: Goal,
-) -> tuple[str, ...]:
-    remarks = list(contradictions(points))
-    if not costs.split_known:
-        remarks.append(
-            "one batch size was measured: what goes with the step and what with the example is not known, and drawn "
-            "over all that is possible; measure a second one"
-        )
-    if costs.scatter > 0.05:
-        remarks.append(f"the points scatter {costs.scatter:.0%} about the laws of a step: they are not of one kind")
-    low, high = min(p.batch for p in points), max(p.batch for p in points)
-    if any(setting.batch < low or setting.batch > high for setting in settings):
-        remarks.append(f"the batch size lies outside of those measured, {low:g} to {high:g}: try it before trusting it")
-    if critical_batch.factor > 2.0:
-        remarks.append(
-            f"B_c is known within a factor {critical_batch.factor:.2g} only ({critical_batch.source}): runs at a "
-            "second batch size would tell it"
-        )
-    never = float(np.mean(~np.isfinite(goal.steps)))
-    if never > 0:
-        remarks.append(f"in {never:.0%} of the extrapolations the goal is never reached")
-    if len(found.shares) > 1 and min(s.time.value for s in settings) < MIN_DWELL_S:
-        remarks.append(f"one of the two settings would be held for less than {MIN_DWELL_S:g} s: use the other alone")
-    return tuple(remarks)

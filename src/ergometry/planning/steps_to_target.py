@@ -40,18 +40,40 @@ class StepsLaw:
         least_steps: S_min at the median of B_c, step.
         critical_batch: B_c, example/step.
         scatter: relative scatter of the steps about the law.
+        batch, log_steps, log_sd: (n,) what was fitted: B, ln S and its standard deviation, scatter included.
     """
 
     least_steps: float
     critical_batch: Belief
     scatter: float
+    batch: Array
+    log_steps: Array
+    log_sd: Array
 
     def steps(self, batch: float) -> float:
         """Return S(B) at the median of B_c, step."""
         return self.least_steps * (1.0 + self.critical_batch.median / batch)
 
+    def off(self, i: int, critical: Array, generator: np.random.Generator) -> Array:
+        """Return draws of ln(S_i/S(B_i)): by how much run ``i`` of those fitted was unlucky, given draws of B_c.
 
-def fit_steps(batch: Sequence[float], steps: Sequence[float], prior: Belief | None = None) -> StepsLaw:
+        S_min is drawn with them. Of the run's residual only the part that is not an error of reading is luck.
+        """
+        weight = self.log_sd**-2.0
+        apart = self.log_steps - np.log1p(critical[:, None] / self.batch)
+        least = apart @ weight / weight.sum() + generator.normal(size=len(critical)) / math.sqrt(weight.sum())
+        luck = min(self.scatter / float(self.log_sd[i]), 1.0) ** 2
+        spread = self.scatter * math.sqrt(1.0 - luck)
+        return np.asarray(luck * (apart[:, i] - least) + spread * generator.normal(size=len(critical)))
+
+
+def fit_steps(
+    batch: Sequence[float],
+    steps: Sequence[float],
+    prior: Belief | None = None,
+    *,
+    log_error: Sequence[float] | None = None,
+) -> StepsLaw:
     """Fit S(B) to steps that runs at two batch sizes or more took to one target.
 
     ln S has scatter σ about the law, taken as :data:`STEPS_RMS` or the residuals' own where those are more; S_min is
@@ -61,13 +83,15 @@ def fit_steps(batch: Sequence[float], steps: Sequence[float], prior: Belief | No
         batch: (n,) examples per step.
         steps: (n,) steps to the target; runs that never reached it (NaN or infinite) are left out.
         prior: what is known of B_c besides.
+        log_error: (n,) standard error of ln(steps), besides the scatter; none by default.
 
     Raises:
         UsageError: fewer than two different batch sizes reached the target.
     """
     b, s = np.asarray(batch, dtype=np.float64), np.asarray(steps, dtype=np.float64)
-    reached = np.isfinite(b) & np.isfinite(s) & (b > 0) & (s > 0)
-    b, s = b[reached], s[reached]
+    error = np.zeros(len(b)) if log_error is None else np.asarray(log_error, dtype=np.float64)
+    reached = np.isfinite(b) & np.isfinite(s) & np.isfinite(error) & (b > 0) & (s > 0)
+    b, s, error = b[reached], s[reached], error[reached]
     if len(np.unique(b)) < 2:
         raise UsageError(
             expected="runs that reached the target at two batch sizes or more",
@@ -75,12 +99,13 @@ def fit_steps(batch: Sequence[float], steps: Sequence[float], prior: Belief | No
             remedy="branch short runs at other batch sizes off one checkpoint",
         )
     grid = np.linspace(math.log(b.min() / _REACH), math.log(b.max() * _REACH), _GRID)
+    weight = 1.0 / (STEPS_RMS**2 + error**2)
     residuals = np.log(s) - np.log1p(np.exp(grid[:, None]) / b)
-    residuals -= residuals.mean(1, keepdims=True)
-    squares = np.sum(residuals**2, axis=1)
-    free = max(len(b) - 2, 1)
-    scatter = max(STEPS_RMS, math.sqrt(float(squares.min()) / free) if len(b) > 2 else 0.0)
-    log_density = -0.5 * squares / scatter**2
+    residuals -= (residuals @ weight / weight.sum())[:, None]
+    squares = residuals**2 @ weight
+    grown = max(1.0, math.sqrt(float(squares.min()) / (len(b) - 2))) if len(b) > 2 else 1.0
+    scatter, log_sd = grown * STEPS_RMS, grown * weight**-0.5
+    log_density = -0.5 * squares / grown**2
     if prior is not None:
         log_density -= 0.5 * ((grid - prior.log_mean) / prior.log_sd) ** 2
     density = np.exp(log_density - log_density.max())
@@ -89,8 +114,8 @@ def fit_steps(batch: Sequence[float], steps: Sequence[float], prior: Belief | No
     sd = max(math.sqrt(float(density @ (grid - mean) ** 2)), float(grid[1] - grid[0]))
     source = f"runs at {len(np.unique(b))} batch sizes" + (f", {prior.source}" if prior is not None else "")
     critical = Belief(mean, sd, source)
-    least = math.exp(float(np.mean(np.log(s) - np.log1p(critical.median / b))))
-    return StepsLaw(least, critical, scatter)
+    least = math.exp(float((np.log(s) - np.log1p(critical.median / b)) @ weight / weight.sum()))
+    return StepsLaw(least, critical, scatter, b, np.log(s), log_sd)
 
 
 def from_noise_scale(b_noise: Estimate) -> Belief | None:

@@ -40,7 +40,11 @@ def calls(path: Path) -> Iterator[tuple[str, str]]:
         if isinstance(node, ast.Call) and node.args:
             called = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
             code = node.args[0]
-            if called in {"Notice", "notice"} and isinstance(code, ast.Constant) and isinstance(code.value, str):
+            if (
+                called in {"Notice", "notice", "_notice"}
+                and isinstance(code, ast.Constant)
+                and isinstance(code.value, str)
+            ):
                 yield f"{path.relative_to(SOURCE)}:{node.lineno}", code.value
 
 

@@ -11,31 +11,19 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+import ergometry as erg_
 from ergometry.cli import app
 from ergometry.core import series
 from ergometry.core.errors import ErgError, UsageError
+from ergometry.core.estimate import Estimate
 from ergometry.core.run import Run, Table
-from ergometry.planning.from_runs import critical_batch_of, goal_of, optimizer_of, plan_runs, points_of
+from ergometry.equations.readings import read as read_equations
+from ergometry.planning.from_runs import largest_batch, optimizer_of, plan_runs, points_of, rate_of, read
 from ergometry.work.attribution import accounts
+from support.attributed import COUNTER, MODELS, calibrate, training
+from support.planned import CRITICAL, job
 from support.stored import store_run
 from support.synthetic import WELL, synthetic_run, with_health
-
-CRITICAL = 100.0
-
-
-def job(batch: float, steps: int = 400, power_w: float = 50.0, *, name: str = "a") -> Run:
-    """Return a run of 0.1 s steps at a batch size, whose loss follows the examples by the law of steps."""
-    run = synthetic_run(
-        steps, power_w=power_w, evaluate_every=10**6, path=Path(f"erg-runs/20260102-030405-{name}{batch:.0f}")
-    )
-    table = run.table(series.STEPS)
-    rows = table.rows.copy()
-    rows[:, table.columns.index("examples")] = batch
-    losses = run.table(series.LOSSES).rows.copy()
-    noise = 0.002 * np.random.default_rng(int(batch)).normal(size=steps)
-    losses[:, 2] = 1.0 + 3.0 * (10.0 + np.arange(steps) / (1 + CRITICAL / batch)) ** -0.5 + noise
-    tables = {"steps": Table(table.columns, rows), "losses": Table(series.LOSSES.columns, losses)}
-    return replace(run, tables={**run.tables, **tables})
 
 
 def test_a_run_is_an_operating_point_of_its_steps_alone() -> None:
@@ -63,42 +51,6 @@ def test_the_power_limit_is_that_of_the_boards_together() -> None:
     run = with_health(synthetic_run(60), WELL, WELL)
     (point,) = points_of(run, accounts(run))
     assert point.power_limit_w == 1400.0
-
-
-def test_without_a_target_the_goal_is_what_the_run_reached() -> None:
-    run = job(32)
-    goal = goal_of(run, points_of(run, accounts(run)), None)
-    assert goal.batch == 32
-    assert set(goal.steps) == {400.0}
-    assert run.id in goal.words
-
-
-def test_a_target_that_was_reached_took_the_steps_it_took_and_one_beyond_is_extrapolated() -> None:
-    run = job(32, 2000)
-    points = points_of(run, accounts(run))
-    reached = goal_of(run, points, 1.3)
-    at = (3.0 / 0.3) ** 2 - 10
-    assert float(reached.steps[0]) == pytest.approx(at * (1 + CRITICAL / 32), rel=0.1)
-    beyond = goal_of(run, points, 1.1)
-    true = ((3.0 / 0.1) ** 2 - 10) * (1 + CRITICAL / 32)
-    low, high = np.quantile(beyond.steps, [0.05, 0.95], method="inverted_cdf")
-    assert low <= true <= high
-    assert np.all(beyond.steps >= 2000)
-    with pytest.raises(UsageError, match="finite target"):
-        goal_of(run, points, math.nan)
-
-
-def test_runs_at_two_batch_sizes_tell_the_critical_one() -> None:
-    found = critical_batch_of([job(32, 1600), job(128, 800), job(512, 600)])
-    low, high = found.interval()
-    assert low <= CRITICAL <= high
-    assert found.factor < 1.5
-
-
-def test_one_run_without_a_noise_scale_knows_next_to_nothing_and_says_so() -> None:
-    found = critical_batch_of([job(32)])
-    assert found.factor == pytest.approx(10.0)
-    assert "nothing is known" in found.source
 
 
 def test_the_plan_from_two_runs_is_near_the_optimum_that_made_them() -> None:
@@ -129,6 +81,74 @@ def test_the_optimizer_is_read_off_the_profiles() -> None:
     )
     assert optimizer_of(run) == "AdamW"
     assert optimizer_of(synthetic_run(20)) is None
+
+
+def with_peak(run: Run, peak_bytes: float, device: float = 0.0) -> Run:
+    rows = np.array([[1.0, -1.0, 9e9], [2.0, device, peak_bytes]])
+    return replace(run, tables={**run.tables, "memory": Table(series.MEMORY.columns, rows)})
+
+
+def test_the_largest_batch_size_that_fits_is_known_by_the_peaks_of_the_runs() -> None:
+    one = with_peak(job(32), 5e9)
+    assert largest_batch([one], 40e9) == pytest.approx(256.0)  # all of it taken to grow
+    assert largest_batch([one, with_peak(job(128), 8e9)], 40e9) == pytest.approx(32 + 35 / (3 / 96))
+    silent = replace(job(32), tables={**job(32).tables, "memory": Table.empty(series.MEMORY.columns)})
+    assert largest_batch([silent], 40e9) is None
+    for memory, said in ((1e9, "holds batch size 32"), (-1.0, "positive memory"), (math.nan, "positive memory")):
+        with pytest.raises(UsageError, match=said):
+            largest_batch([one], memory)
+
+
+def test_a_run_on_other_devices_tells_of_steps_and_not_of_joules() -> None:
+    runs = [job(32, 1600, 40.0, devices=["A"]), job(256, 600, 999.0, devices=["B"])]
+    known = read(runs)
+    assert {p.batch for p in known.points} == {32.0}
+    assert any("other devices" in remark for remark in known.remarks)
+    assert known.history.critical_batch.source.startswith("runs at 2 batch sizes")
+
+
+def test_what_lies_between_steps_is_said_not_to_be_counted() -> None:
+    assert any("set-up and evaluation took" in remark for remark in read([synthetic_run(100)]).remarks)
+    assert not any("set-up and evaluation took" in remark for remark in read([job(32, 2000)]).remarks)
+
+
+@pytest.mark.parametrize("kind", list(MODELS))
+def test_the_split_of_a_single_batch_size_is_what_the_work_really_cost(kind: str) -> None:
+    held = {"cuda:0": calibrate(COUNTER).to_json()}
+    run, truth = training(MODELS[kind], steps=60, evaluate_every=10**6, steady=True, calibrations=held)
+    split = read([run]).split
+    assert split is not None
+    dynamic = {phase: 0.0 for phase, _ in truth.by_both}
+    for (phase, component), joules in truth.by_both.items():
+        dynamic[phase] += 0.0 if component == "static" else joules / 60
+    assert split.step_j == pytest.approx(dynamic["optimizer"], rel=0.05)
+    assert 32 * split.example_j == pytest.approx(dynamic["forward"] + dynamic["backward"], rel=0.03)
+    assert split.static_w == pytest.approx(60.0, rel=0.03)
+
+
+def test_a_rate_at_which_another_run_trained_is_stable() -> None:
+    def at(run: Run, rate: float) -> Run:
+        rows = np.array([[0.0, 0.0, 0.0, rate]])
+        return replace(run, tables={**run.tables, "learning_rates": Table(series.LEARNING_RATES.columns, rows)})
+
+    run, other = at(job(32), 0.1), at(job(256), 0.5)
+    readings = read_equations(run, accounts(run))
+    curved = replace(readings, curvature=replace(readings.curvature, limit=Estimate(0.3, 0.01, "1")))
+    alone, beside = (rate_of(run, curved, 128, others=others) for others in ((), (other,)))
+    assert alone is not None
+    assert beside is not None
+    assert alone.value == pytest.approx(0.15)
+    assert beside.value == pytest.approx(0.4)
+
+
+def test_a_plan_is_made_in_python_as_on_the_command_line(store: Path) -> None:
+    found = erg_.plan([RUNS[0], job(128, 300, 80.0)], budget=erg_.Budget(slowdown="10%"), store=store)
+    by_command = json.loads(erg(store, *RUNS, "--slowdown", "10%", "--format", "json"))
+    assert found.to_json()["settings"] == by_command["settings"]
+    assert str(found).startswith("To reach")
+    assert erg_.plan(job(32)).settings
+    with pytest.raises(UsageError, match="a run, a recording"):
+        erg_.plan(7)
 
 
 # As a user calls it

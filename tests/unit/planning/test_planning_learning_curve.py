@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ergometry.core.errors import UsageError
-from ergometry.planning.learning_curve import first_step_at, fit_curve
+from ergometry.planning.learning_curve import fit_curve
 
 
 def curve(n: int, floor: float, height: float, decay: float, noise: float, seed: int = 0) -> np.ndarray:
@@ -59,14 +59,3 @@ def test_losses_that_are_not_finite_are_left_out_and_few_are_refused() -> None:
     assert other == pytest.approx(one, rel=0.35)
     with pytest.raises(UsageError, match="30 steps"):
         fit_curve(np.full(100, np.nan))
-
-
-def test_one_lucky_batch_is_no_arrival() -> None:
-    loss = np.full(1000, 2.0)
-    loss[500] = 0.1
-    assert first_step_at(loss, 1.0) is None
-    loss[700:] = 0.9
-    arrived = first_step_at(loss, 1.0)
-    assert arrived is not None
-    assert 700 < arrived <= 730
-    assert first_step_at(np.full(5, np.nan), 1.0) is None

@@ -32,7 +32,7 @@ def point(b: float, limit: float | None = None, *, roofline: bool = True, noise:
 @pytest.mark.parametrize("roofline", [True, False])
 def test_the_laws_of_exact_points_are_found(roofline: bool) -> None:
     costs = fit_costs([point(b, roofline=roofline) for b in (8, 16, 32, 64, 128, 256)])
-    assert costs.roofline is roofline
+    assert np.mean(costs.roofline == roofline) > 0.95
     assert costs.split_known
     at = np.array([4.0, 45.0, 512.0])
     expected = [point(b, roofline=roofline) for b in at]
@@ -120,3 +120,19 @@ def test_what_is_no_measurement_is_refused(tmp_path: Path, text: str, said: str)
     path.write_text(text)
     with pytest.raises(UsageError, match=said):
         read_points(path)
+
+
+def test_two_batch_sizes_leave_the_form_of_the_step_time_open() -> None:
+    costs = fit_costs([point(16), point(256)])
+    assert 0.3 < np.mean(costs.roofline) < 0.7
+    between = costs.time_s(np.array([64.0]))[0, :, 0]
+    truth = point(64).step_s
+    assert np.quantile(between, 0.05) <= truth <= np.quantile(between, 0.95)
+
+
+def test_points_that_scatter_wildly_give_no_step_of_no_time() -> None:
+    wild = [OperatingPoint(91, 0.0041, 0.047), OperatingPoint(256, 0.0244, 0.29), OperatingPoint(32, 0.0069, 0.083)]
+    costs = fit_costs(wild)
+    at = np.array([8.0, 64.0, 1024.0])
+    assert np.all(costs.time_s(at) > 0)
+    assert np.all(np.isfinite(costs.energy_j(at) / costs.time_s(at)))

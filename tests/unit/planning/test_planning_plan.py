@@ -160,3 +160,59 @@ def test_the_saving_is_against_the_batch_size_that_was_run() -> None:
         return (1 + 200 / b) * (8.0 + 0.25 * b)
 
     assert found.saving.value == pytest.approx(1 - energy(best) / energy(256), abs=0.03)
+
+
+def test_a_budget_of_power_holds_for_a_goal_that_may_never_be_reached() -> None:
+    # Infinite joules over infinite seconds were no power at all, and no setting within any budget.
+    some = np.where(np.arange(200) % 4 == 0, math.inf, 10_000.0)
+    found = plan(POINTS, CRITICAL, Goal(64, some, "a loss of 1"), budget=Budget(power=500.0))
+    assert found.power.value < 500.0
+    sure = plan(POINTS, CRITICAL, GOAL, budget=Budget(power=500.0))
+    assert found.settings[0].batch == sure.settings[0].batch
+    assert (found.best_batch.low, found.best_batch.high) == (sure.best_batch.low, sure.best_batch.high)
+
+
+def test_the_saving_is_told_where_the_batch_size_that_was_run_is_none_to_choose() -> None:
+    points = [point(b) for b in (16, 64, 256)]
+    all_sizes = plan(points, CRITICAL, Goal(256, np.full(200, 5000.0), "x"), batches=[64, 256])
+    without = plan(points, CRITICAL, Goal(256, np.full(200, 5000.0), "x"), batches=[64])
+    assert all_sizes.saving == without.saving
+    assert without.saving is not None
+    same = plan(points, CRITICAL, Goal(64, np.full(200, 5000.0), "x"), batches=[64])
+    assert same.saving is not None
+    assert (same.saving.low, same.saving.high) == (0.0, 0.0)
+
+
+def test_a_best_batch_size_beyond_those_to_choose_from_is_told() -> None:
+    points = [point(b) for b in (4, 8)]
+    assert any("may be larger than 8" in remark for remark in plan(points, CRITICAL, GOAL, max_batch=8).remarks)
+    inside = plan([point(b) for b in (16, 64, 256)], CRITICAL, GOAL)
+    assert not any("where the choice ends" in remark for remark in inside.remarks)
+
+
+def test_points_that_are_no_measurements_are_left_out_and_told() -> None:
+    found = plan([*POINTS, OperatingPoint(64, math.nan, 5.0), OperatingPoint(64, 1.0, -2.0)], CRITICAL, GOAL)
+    assert any("2 of 11 points are no measurements" in remark for remark in found.remarks)
+    assert found.energy == plan(POINTS, CRITICAL, GOAL).energy
+
+
+def test_the_meters_own_gain_moves_the_joules_and_no_choice() -> None:
+    # As an error of each point apart, a model's 30 % drowned the split between steps and examples.
+    sure, unsure = (
+        plan(
+            [OperatingPoint(b, point(b).step_s, point(b).step_j, None, share * point(b).step_j) for b in (16, 64, 256)],
+            CRITICAL,
+            GOAL,
+        )
+        for share in (0.0, 0.3)
+    )
+    assert unsure.energy.high / unsure.energy.low > 2
+    assert unsure.best_batch.high / unsure.best_batch.low == pytest.approx(
+        sure.best_batch.high / sure.best_batch.low, rel=0.2
+    )
+
+
+def test_a_budget_exactly_at_a_corner_of_the_front_is_met_by_it_alone() -> None:
+    corner = plan(POINTS, CRITICAL, GOAL).front[1]
+    found = plan(POINTS, CRITICAL, GOAL, budget=Budget(time=corner.time_s))
+    assert [(s.batch, s.power_limit_w, s.share) for s in found.settings] == [(corner.batch, corner.power_limit_w, 1.0)]

@@ -1,0 +1,223 @@
+"""History: what the losses of stored runs say of the steps to a goal and of B_c.
+
+Each run's losses are read as a descent (:mod:`~ergometry.planning.descent`); the steps of all between two losses that
+they have in common give S(B). Runs may start anew or branch off one checkpoint, also mixed. A run that diverged, that
+changed its batch size, or that trained another model is left out, and a remark says so.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from ergometry.core import series
+from ergometry.core.errors import UsageError
+from ergometry.core.run import Run
+from ergometry.estimators.noise_scale import read_noise
+from ergometry.estimators.rows import values_at
+from ergometry.planning.belief import Belief, combined
+from ergometry.planning.descent import Descent, descent
+from ergometry.planning.learning_curve import fit_curve
+from ergometry.planning.plan import Goal
+from ergometry.planning.steps_to_target import STEPS_RMS, StepsLaw, fit_steps, from_noise_scale
+
+Array = npt.NDArray[np.float64]
+
+WARM_UP_STEPS = 10
+"""The first steps compile, fill caches and load data: no measure of those that follow. At most a tenth is left out."""
+
+UNKNOWN_FACTOR = 10.0
+DRAWS = 256
+
+_COMMON = 0.6
+"""The loss to which runs are compared is one that each had come down to by this share of its steps: a crossing near the
+end is read low, as those that scatter to later are not seen."""
+_BRANCHED = 0.25
+_ONE_SIZE = 0.9
+
+
+@dataclass(frozen=True)
+class History:
+    """What the losses of runs say.
+
+    Attributes:
+        critical_batch: of B_c.
+        goal: steps to the goal at the first run's batch size.
+        remarks: what was left out.
+    """
+
+    critical_batch: Belief
+    goal: Goal
+    remarks: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """A run at one batch size, and its descent."""
+
+    run: Run
+    batch: float
+    descent: Descent
+
+
+def read_history(runs: Sequence[Run], target_loss: float | None = None) -> History:
+    """Return what the losses of runs say of the goal of the first one, and of B_c.
+
+    Without a target the goal is the loss that the first run ended at, in as many steps as it made. A target that it has
+    reached took the steps that it took; one beyond is extrapolated (:mod:`~ergometry.planning.learning_curve`). A new
+    run's own luck, the scatter of steps about their law, is in the draws; that of the first run is taken out as far as
+    others tell it.
+
+    Raises:
+        UsageError: the first run diverged, or began below the target; the target is no finite number; no steps of known
+            batch size; too few losses to extrapolate.
+    """
+    trained, remarks = _trained(runs)
+    law, members = _law(trained, target_loss, _prior(runs))
+    batch = _commonest(runs[0])[0]
+    base, words = _base(runs[0], target_loss)
+    generator = np.random.default_rng(0)
+    if law is None:
+        critical_batch = _prior(runs) or Belief.of(
+            batch, factor=UNKNOWN_FACTOR, source="nothing is known of B_c but the batch size used"
+        )
+        critical, scatter = critical_batch.draws(generator, DRAWS), STEPS_RMS
+        off = scatter * generator.normal(size=DRAWS)
+    else:
+        critical_batch, scatter = law.critical_batch, law.scatter
+        critical = critical_batch.draws(generator, DRAWS)
+        first = next((i for i, one in enumerate(members) if one.run is runs[0]), None)
+        off = scatter * generator.normal(size=DRAWS) if first is None else law.off(first, critical, generator)
+    steps = base * np.exp(scatter * generator.normal(size=DRAWS) - off)
+    return History(critical_batch, Goal(batch, steps, words, critical), tuple(remarks))
+
+
+def settled(run: Run) -> Array:
+    """Return (n, 3) begin, end and examples of the steps after the first ones that trained."""
+    table = run.table(series.STEPS)
+    flags = np.nan_to_num(table["flags"]).astype(np.int64)
+    usual = flags & (series.NO_BACKWARD | series.EXCEPTION) == 0
+    rows = table.rows[usual][:, [table.columns.index(name) for name in ("t0_s", "t1_s", "examples")]]
+    return np.asarray(rows[min(WARM_UP_STEPS, len(rows) // 10) :])
+
+
+def loss_by_step(run: Run) -> Array:
+    """Return the loss of every training step in order, NaN where it is not known."""
+    steps = run.table(series.STEPS)["step"]
+    return values_at(steps, run.table(series.LOSSES), "loss")
+
+
+def _commonest(run: Run) -> tuple[float, float]:
+    """Return the batch size that most steps of a run have, and their share.
+
+    Raises:
+        UsageError: no step's is known.
+    """
+    sizes = settled(run)[:, 2]
+    known, counts = np.unique(sizes[np.isfinite(sizes)], return_counts=True)
+    if not len(known):
+        raise UsageError(
+            expected=f"steps of known batch size in {run.id}", got="none", remedy="state it with --examples"
+        )
+    most = int(np.argmax(counts))
+    return float(known[most]), float(counts[most] / counts.sum())
+
+
+def _trained(runs: Sequence[Run]) -> tuple[list[_Trained], list[str]]:
+    kept, remarks = [], []
+    model = runs[0].meta.get("parameters")
+    for run in runs:
+        found = descent(loss_by_step(run))
+        parameters = run.meta.get("parameters")
+        sizes = settled(run)[:, 2]
+        if found is None or not np.any(np.isfinite(sizes)):
+            why = "" if len(runs) == 1 else "has no losses at a known batch size"
+        elif found.diverged:
+            why = "diverged"
+        elif model and parameters and abs(parameters / model - 1) > 0.01:
+            why = f"trained another model ({parameters:,} parameters, not {model:,})"
+        else:
+            batch, share = _commonest(run)
+            why = "" if share >= _ONE_SIZE else "changed its batch size"
+            if not why:
+                kept.append(_Trained(run, batch, found))
+        if why:
+            remarks.append(f"{run.id} {why}: it is left out of what is known of steps")
+    return kept, remarks
+
+
+def _prior(runs: Sequence[Run]) -> Belief | None:
+    beliefs = [belief for run in runs if (belief := from_noise_scale(read_noise(run).b_noise)) is not None]
+    if not beliefs:
+        return None
+    # Every run's noise scale stands in for B_c with the same unknown error: a second one does not halve it.
+    return replace(combined(beliefs), log_sd=min(belief.log_sd for belief in beliefs))
+
+
+def _law(
+    trained: Sequence[_Trained], target: float | None, prior: Belief | None
+) -> tuple[StepsLaw | None, list[_Trained]]:
+    """Return S(B) from the steps that runs took between two losses they have in common, and the runs it is from."""
+    if len({one.batch for one in trained}) < 2:
+        return None, []
+    firsts = [one.descent.first for one in trained]
+    start, deep = min(firsts), min(float(one.descent.level[-1]) for one in trained)
+    branched = max(firsts) - start > _BRANCHED * (max(firsts) - deep)
+    begins = [one.descent.steps_to(start) if branched else 0.0 for one in trained]
+    deepest = max(
+        one.descent.level_at(max(begin + _COMMON * (one.descent.at[-1] - begin), 1.0))
+        for one, begin in zip(trained, begins, strict=True)
+        if math.isfinite(begin)
+    )
+    # B_c grows as the loss falls: a target that all have passed is better than the deepest loss.
+    common = deepest if target is None else max(target, deepest)
+    members, steps, errors = [], [], []
+    for one, begin in zip(trained, begins, strict=True):
+        end = one.descent.steps_to(common)
+        if not (math.isfinite(end) and end > begin):
+            continue
+        before = begin * one.descent.log_error(start) if begin > 1.0 else 0.0
+        error = math.hypot(end * one.descent.log_error(common), before) / (end - begin)
+        if math.isfinite(error):
+            members.append(one)
+            steps.append(end - begin)
+            errors.append(error)
+    if len({one.batch for one in members}) < 2:
+        return None, []
+    return fit_steps([one.batch for one in members], steps, prior, log_error=errors), members
+
+
+def _base(run: Run, target: float | None) -> tuple[Array, str]:
+    """Return draws of the steps that the first run took, or would take, to the goal, and the goal in words."""
+    loss = loss_by_step(run)
+    found = descent(loss)
+    if target is None:
+        if found is not None and found.diverged:
+            raise UsageError(
+                expected="a first run that trained",
+                got=f"{run.id}, whose loss diverged",
+                remedy="name another first, or --target-loss",
+            )
+        return np.full(DRAWS, float(len(loss))), f"what {run.id} reached in its {len(loss)} steps"
+    if not math.isfinite(target):
+        raise UsageError(expected="a finite target loss", got=f"{target:g}", remedy="name a loss")
+    words = f"a loss of {target:g}"
+    if found is not None and target >= found.first:
+        raise UsageError(
+            expected=f"a target below {found.first:.4g}, the loss that {run.id} began at",
+            got=f"{target:g}",
+            remedy="name a lower loss; what rises, as accuracy, is no loss",
+        )
+    if found is not None and math.isfinite(found.steps_to(target)):
+        steps, error = found.steps_to(target), found.log_error(target)
+        spread = min(error, 1.0) * np.random.default_rng(2).normal(size=DRAWS)
+        return steps * np.exp(spread), f"{words}, which {run.id} reached at step {round(steps)}"
+    if found is not None and found.diverged:
+        raise UsageError(
+            expected=f"{words} within reach", got=f"{run.id}, whose loss diverged", remedy="name another run first"
+        )
+    return np.resize(fit_curve(loss).steps_to(target), DRAWS), f"{words}, extrapolated from {len(loss)} steps"
