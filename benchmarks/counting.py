@@ -224,7 +224,7 @@ def cost(pairs: int, seconds: float) -> None:
         torch.manual_seed(0)
         step = make()
         tracer = Tracer(Kept(), Inference())  # type: ignore[arg-type]
-        tracer._tell_work = _nothing  # type: ignore[method-assign]  # once a second, and no part of a step
+        tracer.teller.tell_work = _nothing  # type: ignore[method-assign]  # once a second, and no part of a step
         torch_hooks.install(tracer)
         for _ in range(30):
             step()

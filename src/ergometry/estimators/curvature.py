@@ -120,7 +120,8 @@ def read_curvature(run: Run, grad_sq: Estimate | None = None) -> Curvature:
     if trace.value is None:
         trace = replace(trace, why="needs level full")
     rate_path = _rates(run, table["step"])
-    limit_path = np.where(table["largest"] > 0, 2.0 * (1.0 + momentum) / table["largest"], np.nan)
+    reach = math.nan if momentum is None else 2.0 * (1.0 + momentum)
+    limit_path = np.where(table["largest"] > 0, reach / table["largest"], np.nan)
     limit = _limit(largest, momentum, facts)
     return Curvature(
         largest=largest,
@@ -162,17 +163,23 @@ def _last(table: Table, column: str, unit: str, method: str) -> Estimate:
     return Estimate(float(values[at]), stderr if math.isfinite(stderr) else None, unit, Provenance.DERIVED, method, why)
 
 
-def _momentum(run: Run) -> tuple[float, str]:
-    """Return μ of the heavy ball, and what was taken as given for it."""
+def _momentum(run: Run) -> tuple[float | None, str]:
+    """Return μ of the heavy ball, and what was taken as given for it; None, and why, where there is no such limit."""
     table = run.table(EQUILIBRIUM)
+    if len(table) and table["eligible"][-1] != 1:
+        return None, "the limit is of plain SGD with heavy-ball momentum, and the run's optimizer is another"
+    if not len(table):
+        told = ((run.meta.get("physics") or {}).get("taps") or {}).get("equilibrium") or {}
+        if told.get("why"):
+            return None, f"needs plain SGD with heavy-ball momentum: {told['why']}"
     if not len(table) or not math.isfinite(float(table["momentum"][-1])):
         return 0.0, "the momentum was not recorded and is taken as 0"
-    if not table["eligible"][-1]:
-        return 0.0, "not plain SGD: an optimizer that rescales gradients has its limit on the rescaled Hessian"
     return float(table["momentum"][-1]), ""
 
 
-def _limit(largest: Estimate, momentum: float, facts: str) -> Estimate:
+def _limit(largest: Estimate, momentum: float | None, facts: str) -> Estimate:
+    if momentum is None:
+        return Estimate.unknown("1/loss", facts)
     if largest.value is None:
         return Estimate.unknown("1/loss", largest.why)
     if largest.value <= 0:

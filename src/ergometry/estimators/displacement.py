@@ -23,6 +23,8 @@ COLUMNS = ("step", "learning_rate", "grad_sq", "dtheta_sq", "work", "path")
 _ERRORS = tuple(f"{name}_stderr" for name in COLUMNS[2:])
 _WIDTH = len(COLUMNS) + len(_ERRORS)
 
+_AS_STEPPED = "g as the optimizer had it, clipped if it was; decoupled weight decay, if any, is in Δθ"
+
 
 @dataclass(frozen=True)
 class GradientWork:
@@ -90,7 +92,12 @@ class Displacement:
         moving = eta > 0
         rate = np.where(moving, eta, 1.0)
         cost = np.where(moving, d2[0] / rate, 0.0), np.where(moving, d2[1] / rate**2, 0.0)
-        ito = _total(sampling, work, "E2, Itô: Σ −g·Δθ", "decoupled weight decay, if any, is in Δθ")
+        ito = _total(
+            sampling,
+            work,
+            "E2, Itô: Σ −g·Δθ",
+            "g as the optimizer had it, clipped if it was; decoupled weight decay, if any, is in Δθ",
+        )
         length = _total(sampling, path, "Σ |g||Δθ|", "")
         squares = _total(sampling, g2, "mean |g|², minibatch gradient", "biased upward by trΣ/B")
         why_not = self.why_no_rate or (NO_RATE if np.any(np.isnan(eta)) else "")

@@ -28,6 +28,14 @@ COLUMNS = ("step", "loss_before", "loss_after", "next_loss")
 _MIDPOINT = ("midpoint", "midpoint_stderr", "path_midpoint", "path_midpoint_stderr")
 _WIDTH = len(COLUMNS) + len(_MIDPOINT)
 
+OTHERS = "the parameters that were followed did not move, and the loss changed: optimizers that take turns?"
+UNLIKE = (
+    "the sampled steps are unlike the rest (see first_law_closure): losses of different functions in turn, as a GAN's, "
+    "or a cadence in step with the training"
+)
+_UNLIKE, _ENOUGH = 8.0, 8
+"""Closure over its standard error, of so many sampled steps, beyond which they cannot stand for the others."""
+
 
 @dataclass(frozen=True)
 class FirstLaw:
@@ -127,6 +135,10 @@ class StochasticFirstLaw:
         rise, error = sampling.total(following - before, none)
         change = self._change(rise if census is None else census)
         closure = said((0.0 if census is None else census - rise, error), "ΔU − Σ(W − Q) of the sampled steps")
+        far = closure.stderr is not None and abs(closure.value or 0.0) > _UNLIKE * max(closure.stderr, 1e-9 * abs(rise))
+        if far and len(step) >= _ENOUGH:
+            unknown = Estimate.unknown("loss", UNLIKE)
+            return unknown, unknown, change, closure
         return heat, replace(heat + change, method=METHOD_W, why=heat.why), change, closure
 
     def _change(self, census: float) -> Estimate:
@@ -135,6 +147,11 @@ class StochasticFirstLaw:
 
     def _midpoint(self, rows: Array) -> tuple[Estimate, Estimate, Estimate]:
         taken = np.isfinite(rows[:, 4]) & np.isfinite(rows[:, 6])
+        # Parameters that did not move cannot have changed the loss: then others did, as of optimizers that take turns.
+        others = taken & (rows[:, 6] == 0) & (rows[:, 1] != rows[:, 2]) & np.isfinite(rows[:, 1] - rows[:, 2])
+        taken &= ~others
+        if np.any(others) and not np.any(taken):
+            return Estimate.unknown("loss", OTHERS), Estimate.unknown("loss", OTHERS), _no_alignment(OTHERS)
         if not np.any(taken):
             return Estimate.unknown("loss", NO_MIDPOINT), Estimate.unknown("loss", NO_MIDPOINT), _no_alignment()
         step, (work, work_error, path, path_error) = rows[taken, 0], rows[taken, 4:].T

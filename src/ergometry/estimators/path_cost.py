@@ -10,7 +10,7 @@ import numpy as np
 
 from ergometry.core.estimate import Estimate, Provenance
 from ergometry.core.run import Run
-from ergometry.core.series import PATH
+from ergometry.core.series import PATH, STEPS
 from ergometry.estimators.sampling import Array, Observations, sample_steps
 from ergometry.estimators.tapped import why_none
 
@@ -116,7 +116,7 @@ class PathCostEstimator:
             cost = whole.coarse
             sampled += ", which told less than the path through the looks costs: that is given, the true cost is more"
             ratio_why = f"from above: {sampled}"
-        elif sampled and cost > 0:
+        elif sampled and whole.coarse > 0:
             ratio_why += (
                 f"; at most {whole.least / whole.coarse:.3g} by the path through the looks, whatever was between"
             )
@@ -178,6 +178,9 @@ def read_path(run: Run) -> PathCost:
     if max(since) > 0:
         told = ((run.meta.get("physics") or {}).get("taps") or {}).get("path") or {}
         facts.append(f"since step {max(since):g}" + (f": {told['why']}" if told.get("why") else ""))
+    last, every = float(table["step"].max()), run.table(STEPS)["step"]
+    if len(every) and last < every.max():
+        facts.append(f"up to step {last:g}, the last that was looked at")
     if len(states) > 1:
         facts.append(f"of {len(states)} optimizers, each its own path")
     if np.any(table["sampled"] < table["parameters"]):

@@ -226,7 +226,7 @@ class Tracer:
     def _training_forward(self, now_s: float) -> None:
         if self.machine.index != self._step_seen:
             took_s = now_s - self._step_began_s
-            if self._step_seen >= 0:
+            if self._step_seen >= 1:  # the first step compiles and fills caches: no measure of the others
                 self._step_s = took_s if not self._step_s else 0.9 * self._step_s + 0.1 * took_s
             self._step_seen, self._step_began_s = self.machine.index, now_s
         self.machine.loader_pass = self.loaders.last_pass

@@ -92,6 +92,12 @@ def certified(  # noqa: PLR0913 - what defines an ensemble, all by keyword
     >>> bound.value > 0, bound.unit
     (True, 'nat')
     """
+    if not callable(loss) or not isinstance(temperature, int | float) or not isinstance(data, tuple | list):
+        raise UsageError(
+            expected="a callable loss, a number as temperature, and a tuple of tensors (or a list of such) as data",
+            got=f"{type(loss).__name__}, {type(temperature).__name__}, {type(data).__name__}",
+            remedy="as in certified(model, loss=mse_loss, data=(x, y), temperature=0.1)",
+        )
     _refuse(temperature, replicas, learning_rate)
     sets = [data] if isinstance(data, tuple) else list(data)
     _refuse_data(sets, replicas)

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from ergometry.core.errors import UsageError
 from ergometry.core.run import Run
 from ergometry.core.series import STEPS
-from ergometry.planning.forecast import Forecast, forecast
+from ergometry.planning.forecast import LEAST, Forecast, forecast
 from ergometry.planning.plan import Range
 from ergometry.work.accounts import Accounts
 
@@ -223,7 +223,9 @@ def remainder(run: Run, books: Accounts, steps: int) -> Remainder:
     joules = forecast(np.diff(np.sum([trace.cumulative_j(edges) for trace in traces], axis=0)), (steps - done) / size)
     why = seconds.why or joules.why
     if why:
-        return Remainder(done, steps, None, None, None, None, why.replace("values", f"stretches of {size} steps"))
+        steady = size * max(done // size - max(seconds.steady_from, joules.steady_from), 0)
+        why = f"no forecast yet: its last {steady} steps go at a steady pace, and {LEAST * size} are needed"
+        return Remainder(done, steps, None, None, None, None, why)
     # The meter's own gain is behind every joule, and no bootstrap sees it.
     total = books.total
     gain = 1.0 + ((total.stderr or 0.0) / total.value if total.value else 0.0) * np.random.default_rng(1).normal(

@@ -313,3 +313,28 @@ def test_a_replay_needs_no_stand_in():
     run, _ = physical()
     law = read_first_law(run)
     assert standing_in(law, read_gradient_work(run)) is law
+
+
+def test_parameters_that_did_not_move_tell_no_midpoint_work_of_a_step_that_changed_the_loss():
+    law = StochasticFirstLaw()
+    state = law.init()
+    for k in range(4):
+        state = law.update(state, (k, 2.0, 1.5, 1.8, 0.0, 0.0, 0.0, 0.0))
+    found = law.result(state)
+    assert found.heat.value == 2.0
+    for quantity in (found.midpoint, found.midpoint_path, found.alignment):
+        assert quantity.value is None and "take turns" in quantity.why
+
+
+def test_sampled_steps_that_are_unlike_the_rest_do_not_stand_for_them():
+    n = 40
+    rng = np.random.default_rng(0)
+    rises = np.where(np.arange(n) % 2 == 0, 0.5, -0.6) + 0.001 * rng.normal(size=n)  # two networks' losses in turn
+    law = StochasticFirstLaw(population=np.arange(float(n)), rises=rises)
+    state = law.init()
+    for k in range(0, n, 2):
+        state = law.update(state, (float(k), 1.0, 0.9, 1.0 + rises[k]))
+    found = law.result(state)
+    assert found.heat.value is None and found.work.value is None
+    assert "unlike the rest" in found.heat.why
+    assert found.energy_change.value == pytest.approx(rises.sum())

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ergometry.core.series import LEARNING_RATES, LEDGER, PATH
+from ergometry.core.series import LEARNING_RATES, LEDGER, PATH, STEPS
 from ergometry.equations.live import values
 from ergometry.equations.readings import read as readings
 from ergometry.estimators.path_cost import PathCostEstimator, read_path
@@ -49,6 +49,14 @@ def test_an_estimate_below_what_is_known_gives_way_to_the_bound():
 def test_one_look_at_several_steps_has_no_error():
     found = read([look(5, step_cost=1.0, cost=5.0, coarse_cost=4.0, least_cost=2.0)])
     assert found.cost.stderr is None and found.optimality.stderr is None and found.least.stderr == 0.0
+
+
+def test_it_says_where_the_path_that_was_seen_ends():
+    rows = [look(1, step_cost=2.0, cost=2.0), look(3, step_cost=2.0, cost=6.0)]
+    assert "up to" not in read(rows).least.why  # the run ends there
+    run = run_of(rows)
+    longer = replace(run, tables={**run.tables, STEPS.name: table(STEPS, 9)})
+    assert "up to step 2, the last that was looked at" in read_path(longer).least.why
 
 
 def test_without_rows_it_says_what_it_needs():

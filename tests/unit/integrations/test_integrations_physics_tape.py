@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import gc
 import weakref
 from collections.abc import Callable, Iterator
@@ -186,13 +187,18 @@ def test_what_a_detach_stops_stays_stopped_and_a_view_does_not() -> None:
         def __init__(self) -> None:
             super().__init__()
             self.a, self.b = nn.Linear(6, 4), nn.Linear(4, 3)
+            self.scale = nn.Parameter(torch.ones(4))
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             h = self.a(x)
             left, right = h.view(12, 2, 2).transpose(1, 2).unbind(1)
             with torch.no_grad():
                 shift = h.mean(0)
-            return self.b(torch.cat((left, right * right.detach()), 1) - shift)
+            shift *= self.scale
+            stopped, kept = h.detach(), torch.zeros(12, 4, dtype=h.dtype)
+            stopped = stopped.clone().add_(self.scale)
+            kept.copy_(h.detach()).mul_(self.scale)  # part of the graph through the scale alone
+            return self.b(torch.cat((left, right * right.detach()), 1) - shift + 0.1 * stopped * kept)
 
     with training(Stopping().double(), points(torch.float64)) as one:
         inside = torch.autograd.grad(one.tape.loss(), list(one.model.parameters()))
@@ -367,8 +373,15 @@ class Inferred(nn.Module):
         return self.linear(x) + shift.clone()
 
 
+def kept_and_read(model: nn.Module, batch: Batch) -> torch.Tensor:
+    loss, kept = cross_entropy(model, batch), torch.zeros(2)
+    kept[1:] += loss.detach()
+    return loss * (2.0 if kept[1].item() > 100 else 1.0)
+
+
 REASONS = {
     "a value is read": (mlp, read_on_the_way, "is read"),
+    "a value written into another is read": (mlp, kept_and_read, "is read"),
     "a parameter is changed": (InPlace, cross_entropy, "changes a parameter in place"),
     "memory is shared": (Behind, cross_entropy, "memory"),
     "a generator of the script's": (Own, cross_entropy, "generator"),
@@ -602,13 +615,10 @@ def test_the_counter_counts_the_same_with_and_without_recording() -> None:
     counts = []
     for options in ({"physics": "off"}, {"physics_every": 1}):
         with watched("first_law", "noise", "equilibrium", **options) as client:
-            for closure, optimizer in ((False, "SGD"), (True, "LBFGS")):
-                Script(
-                    **of_kind("transformer"),
-                    optimizer=lambda p, name=optimizer: getattr(torch.optim, name)(p, 0.1),  # type: ignore[misc]
-                    closure=closure,
-                    steps=4,
-                ).train()
+            for closure, optimizer in ((False, torch.optim.SGD), (True, torch.optim.LBFGS)):
+                more = {"max_iter": 2} if closure else {}
+                make = functools.partial(optimizer, lr=0.1, **more)
+                Script(**of_kind("transformer"), optimizer=make, closure=closure, steps=3).train()
         counts.append(
             ([row["flops"] for row in client.table(STEPS)], [list(row.values()) for row in client.table(WORK)])
         )
@@ -759,7 +769,13 @@ def test_unused_draws_and_draws_that_were_not_seen_leave_the_random_numbers_in_p
         def __getitem__(self, i: int) -> torch.Tensor:
             return torch.rand(3, dtype=torch.float64)  # in this process, from the stream of the dropout
 
-    first, second = mlp().double(), nn.Sequential(nn.Dropout(0.5), nn.Linear(3, 3)).double()
+    class Wastes(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            torch.rand(5)
+            return x
+
+    first = nn.Sequential(Wastes(), mlp()).double()
+    second = nn.Sequential(nn.Dropout(0.5), nn.Linear(3, 3)).double()
     optimizer = torch.optim.SGD([*first.parameters(), *second.parameters()], 0.0)
     loader = iter(torch.utils.data.DataLoader(Noisy(), batch_size=12))
     with watched():

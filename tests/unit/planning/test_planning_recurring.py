@@ -11,6 +11,7 @@ import pytest
 import ergometry.planning
 from ergometry.core.errors import UsageError
 from ergometry.planning.recurring import RecurringJob, Settings
+from ergometry.planning.recurring.knowledge import _profile
 from ergometry.planning.recurring.records import write_atomically
 
 SIZES = (16, 32, 64, 128, 256, 512)
@@ -172,16 +173,25 @@ def test_one_batch_size_leaves_the_power_limit_to_choose() -> None:
     assert longest is None
 
 
-@pytest.mark.parametrize("odd", LIMITS)
-def test_a_limit_that_is_cheap_against_all_smoothness_is_found_in_the_end(odd: float) -> None:
+def test_a_limit_that_is_cheap_against_all_smoothness_is_found_in_the_end_one_an_attempt() -> None:
+    limits = tuple(float(p) for p in range(100, 251, 25))
+
     class Rough(Workshop):
         def stretch(self, size: int, limit: float) -> tuple[float, float]:
-            seconds = 60 * (1 + 64 / size) * (0.96 if limit == odd else 1.0)
-            return seconds, seconds * 200.0
+            dear = 0.0 if limit == 100.0 else 0.1 + (math.log(limit / 200.0) / 0.8) ** 2
+            return 60 * math.exp(dear), 12_000 * math.exp(dear)
 
-    job, _ = play(new(batch_sizes=(64,), default_batch_size=64), Rough(), 6)
+    # A search that wants more than can be gained ends with its first reading.
+    incurious = Settings(limit_tolerance=10.0)
+    job = new(batch_sizes=(64,), default_batch_size=64, power_limits_w=limits, settings=incurious)
+    shop = Rough()
+    read = []
+    for _ in range(8):
+        job, _ = shop.recur(job)
+        read.append(len(job._meters[64]))
+    assert read == [1, 2, 3, 4, 5, 6, 7, 7]
     job.next_batch_size()
-    assert job.next_segment(2, 0.0) == (odd, None)
+    assert job.next_segment(2, 0.0) == (100.0, None)
 
 
 def test_what_was_learnt_on_another_machine_spares_the_first_runs() -> None:
@@ -209,11 +219,20 @@ def test_what_an_epoch_costs_elsewhere_is_one_of_the_laws_it_may_follow_here() -
     assert there.mean[at] - there.mean[near] > here.mean[at] - here.mean[near] + 0.5
 
 
-def test_far_below_the_sizes_read_elsewhere_an_epoch_is_expected_to_go_on_getting_dearer() -> None:
-    there, _ = play(new(batch_sizes=(64, 128, 256), default_batch_size=256), Workshop(), 6)
-    job = new(batch_sizes=(1, 8, 64, 256), default_batch_size=256).warm_start(there.to_json())
-    floor = job._known.outcomes().floor
-    assert floor[0] > floor[1] + 1 > floor[2] + 1.5
+def test_a_profile_goes_on_beyond_the_sizes_it_was_read_at() -> None:
+    x = np.array([0.0, 3.0, 5.0, 6.0, 9.0])
+    got = _profile(x, {8: 4.0, 32: 2.0, 64: 1.5})
+    np.testing.assert_allclose(got, [4.0 + 3 * 1.0, 4.0, 2.0, 1.5, 1.5 - 3 * 0.5])
+    np.testing.assert_allclose(_profile(x, {8: 4.0}), 4.0)
+
+
+def test_the_least_trial_costs_an_expected_epoch_not_a_median_one() -> None:
+    job, _ = play(new(), Workshop(), 1)
+    known = job._known
+    mean, cov, _ = known._rate.moments()
+    far = known.outcomes().floor[0]
+    assert far == pytest.approx(mean[0] + 0.5 * cov[0, 0])
+    assert cov[0, 0] > 0.1
 
 
 def test_after_its_share_of_trials_a_recurrence_is_run_to_its_end_also_when_resumed() -> None:

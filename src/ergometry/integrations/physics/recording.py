@@ -1,8 +1,8 @@
 """Recording: the operators that a script runs between a forward and its backward, as references and no results.
 
 What an operator made is a slot, a number; what came from outside is held: parameters weakly, inputs by reference,
-and of buffers that the operators change a copy of what they were before. A tensor is recognised by identity, which
-autograd keeps: where it makes a new one of the same values (``detach``), the dispatcher tells.
+and of buffers that the operators change a copy of what they were before. A tensor is recognised by its identity,
+which autograd keeps.
 """
 
 from __future__ import annotations
@@ -46,8 +46,6 @@ class Operation:
     """Of each result, lists entered: -1 for an argument that is returned, and for what is no tensor."""
     shapes: tuple[torch.Size | None, ...] | None = None
     """Of the results, where they depend on values that depend on parameters."""
-    same: bool = False
-    """A ``detach`` of autograd's own: what follows is differentiated through it."""
     joined: bool = False
     """It ran without gradients in the forward of an autograd function, and its result is part of the graph."""
 
@@ -103,7 +101,7 @@ class Recording(TorchDispatchMode):  # type: ignore[misc]  # torch is not read b
         self.own_s = 0.0
         """Seconds spent in taking notes."""
         self._depends: list[bool] = []  # on parameters, by root
-        # By identity; last the operation that made it, of those whose results are no part of the graph (-1).
+        # By identity; last the operation that made it, if it ran without gradients (else -1).
         self._known: dict[int, tuple[weakref.ref[Tensor], Slot, int]] = {}
         self._storages: dict[int, int] = {}  # of what came from outside; -1: of several tensors
 
@@ -137,15 +135,12 @@ class Recording(TorchDispatchMode):  # type: ignore[misc]  # torch is not read b
         return known[1]
 
     def _join(self, slot: int, made_by: int, tensor: Tensor) -> None:
-        """See whether what was made without gradients, or by a ``detach``, has become part of the graph."""
+        """See whether what was made without gradients is what an autograd function returned."""
         node = tensor.grad_fn
-        if node is None:
-            return
-        operation = self.operations[made_by]
-        operation.same = operation.grad
-        operation.joined = not operation.grad
-        if operation.joined and isinstance(node, BackwardCFunction) and node.name() not in _HONEST:
-            self.functions[slot] = node.name()
+        if isinstance(node, BackwardCFunction):
+            self.operations[made_by].joined = True
+            if node.name() not in _HONEST:
+                self.functions[slot] = node.name()
 
     def __torch_dispatch__(
         self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -285,8 +280,7 @@ class Recording(TorchDispatchMode):  # type: ignore[misc]  # torch is not read b
     def _after(self, operation: Operation, out: Any) -> None:
         results = flat(out)
         depends = any(self._depends[self.roots[slot]] for slot in operation.used)
-        apart_from_it = operation.func is torch.ops.aten.detach.default or not operation.grad
-        made_by = len(self.operations) if apart_from_it else -1
+        made_by = -1 if operation.grad else len(self.operations)
         viewed = self._viewed(operation)
         made = []
         for tensor in results:

@@ -226,19 +226,16 @@ class Tape:
         for n, (operation, slots, freed) in enumerate(self._lines):
             if n in self._streams:
                 set_stream_states(self._device, self._streams[n])
-            if operation.same:
-                made[slots[0]] = made[operation.used[0]]
-            else:
-                wanted = operation.grad or (grad and operation.joined)
-                if wanted is not enabled:
-                    enabled = wanted
-                    torch._C._set_grad_enabled(enabled)
-                kwargs = {name: given(x) for name, x in operation.kwargs.items()} if operation.kwargs else {}
-                out = operation.func(*[given(x) for x in operation.args], **kwargs)
-                if operation.shapes is not None or len(slots) != 1 or not isinstance(out, Tensor):
-                    self._keep(operation, slots, out, made)
-                elif slots[0] >= 0:
-                    made[slots[0]] = out
+            wanted = operation.grad or (grad and operation.joined)
+            if wanted is not enabled:
+                enabled = wanted
+                torch._C._set_grad_enabled(enabled)
+            kwargs = {name: given(x) for name, x in operation.kwargs.items()} if operation.kwargs else {}
+            out = operation.func(*[given(x) for x in operation.args], **kwargs)
+            if operation.shapes is not None or len(slots) != 1 or not isinstance(out, Tensor):
+                self._keep(operation, slots, out, made)
+            elif slots[0] >= 0:
+                made[slots[0]] = out
             for slot in freed:
                 made.pop(slot, None)
 
