@@ -21,11 +21,11 @@ VARIANTS: dict[str, dict[str, float]] = {
     "as they are": {},
     "look half as far ahead": {"horizon": 15.0},
     "look twice as far ahead": {"horizon": 60.0},
-    "growing half as fast": {"horizon_growth": 0.5},
     "growing twice as fast": {"horizon_growth": 2.0},
     "narrower deviations from the law": {"deviation_sd": 0.25},
     "wider deviations from the law": {"deviation_sd": 0.5},
-    "no margin for restarts": {"margin": 0.0},
+    "no second looks": {"second_looks": 0.0},
+    "twice as many second looks": {"second_looks": 0.5},
     "failures thrice as likely": {"failure": 0.15},
 }
 """What leave-one-job-out may choose among; no other setting was chosen on these jobs by any search."""

@@ -824,3 +824,23 @@ def test_a_recording_that_autograd_puts_back_comes_off_again() -> None:
     with training(mlp(), points(), loss, warm=6):
         assert recordings() == []
     assert recordings() == []
+
+
+def test_of_a_closure_only_the_first_call_is_recorded() -> None:
+    model = mlp().double()
+    optimizer = torch.optim.LBFGS(model.parameters(), 0.1, max_iter=4)
+    with watched():
+        for _ in range(4):
+            batch, own = points(torch.float64)(), []
+
+            def closure(batch: Batch = batch, own: list[float] = own) -> torch.Tensor:
+                optimizer.zero_grad()
+                loss = cross_entropy(model, batch)
+                loss.backward()
+                own.append(loss.item())
+                return loss
+
+            optimizer.step(closure)
+            assert len(own) > 1
+        (tape,) = keeper().current
+        assert float(tape.value) == own[0]

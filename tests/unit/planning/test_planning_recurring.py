@@ -261,6 +261,29 @@ def test_a_single_unlucky_run_does_not_lock_a_size_out() -> None:
     assert np.mean(shop.spent[-10:]) < 1.03 * Workshop(critical=120.0).best(job)
 
 
+def test_sizes_that_may_be_better_are_looked_at_also_where_no_trial_is_worth_its_cost() -> None:
+    class Flat(Workshop):
+        def epochs(self, size: int) -> float:
+            return {64: 15.0, 128: 20.0}[size]
+
+        def stretch(self, size: int, limit: float) -> tuple[float, float]:
+            return 60.0, 60.0 * 200
+
+    spec = {"batch_sizes": (64, 128), "default_batch_size": 128, "power_limits_w": (200.0,)}
+    at_64 = []
+    for share in (0.0, 0.25):
+        settings = Settings(horizon=0.0, horizon_growth=0.0, second_looks=share)
+        _, log = play(new(**spec, settings=settings), Flat(), 40)
+        job, shop, resumed = new(**spec, settings=settings), Flat(), []
+        for _ in range(40):
+            job, done = shop.recur(RecurringJob.from_json(job.to_json()))
+            resumed += done
+        assert resumed == log
+        at_64.append([size for size, *_ in log[-10:]].count(64))
+    assert at_64[0] == 0
+    assert at_64[1] > 5
+
+
 def test_it_explains_itself() -> None:
     job = new()
     assert "your default, batch size 512" in job.explain()
@@ -365,6 +388,7 @@ def test_probes_are_taken_in_and_remembered() -> None:
         (lambda s: json.dumps({**s, "attempts": [{**s["attempts"][0], "epochs": 1000}]}), "an attempt within"),
         (lambda s: json.dumps({**s, "attempts": [{**s["attempts"][0], "crossed": [9, 3]}]}), "an attempt within"),
         (lambda s: json.dumps({**s, "attempts": [{**s["attempts"][0], "batch_size": 48}]}), "batch sizes among"),
+        (lambda s: json.dumps({**s, "due": [0.0]}), "6 values of due"),
         (lambda s: json.dumps({**s, "meters": [[512, 150.0, 1.0, float("nan"), 1.0]]}), "epochs, seconds and joules"),
     ],
 )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ergometry.planning.recurring.belief import LEVEL_SD, LawBelief, epoch_cost_laws, epoch_laws
-from ergometry.planning.recurring.choice import Outcomes, knowledge_gradient
+from ergometry.planning.recurring.choice import Outcomes, chance_better, knowledge_gradient
 from ergometry.planning.recurring.outlook import LearningCurves, Outlook
 from ergometry.planning.recurring.settings import Settings
 
@@ -111,6 +111,17 @@ def test_a_size_that_often_fails_is_worth_less_and_costs_more() -> None:
     assert shaky.expected[1] - sure.expected[1] == pytest.approx(math.log1p(2.0 * 0.5 / 0.5))
     a, b = (knowledge_gradient(o, horizon=30.0, spend=0.4) for o in (sure, shaky))
     assert b.worth[1] < a.worth[1]
+
+
+def test_the_chance_of_being_better_is_that_of_correlated_normals() -> None:
+    belief = outcomes([0.0, 0.1, 0.3], [0.0, 0.0, 0.0], 0.0)
+    cov = np.array([[0.04, 0.02, 0.0], [0.02, 0.05, 0.01], [0.0, 0.01, 0.02]])
+    draws = np.random.default_rng(2).multivariate_normal(belief.mean, cov, 200_000)
+    # The expectation of a log-normal cost, not its median, is compared.
+    draws = draws + 0.5 * np.diag(cov)
+    got = chance_better(Outcomes(**{**vars(belief), "cov": cov}), 0)
+    assert got[0] == 0
+    np.testing.assert_allclose(got[1:], [np.mean(draws[:, j] < draws[:, 0]) for j in (1, 2)], atol=0.005)
 
 
 def curves() -> LearningCurves:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,6 +50,16 @@ class Outcomes:
     def expected(self) -> Array:
         """Log of the expected cost of a run with its retries."""
         return self.mean + 0.5 * (np.diag(self.cov) + self.noise_var) + self.log_retry
+
+
+def chance_better(belief: Outcomes, best: int) -> Array:
+    """The chance that each size is expected to cost less than ``best`` if all were known, shape (n,); 0 for itself."""
+    expected, var = belief.expected, np.diag(belief.cov)
+    sd = np.sqrt(np.maximum(var + var[best] - 2 * belief.cov[best], 1e-12))
+    z = (expected - expected[best]) / sd
+    chance = np.array([0.5 * math.erfc(v / math.sqrt(2)) for v in z])
+    chance[best] = 0.0
+    return chance
 
 
 def knowledge_gradient(belief: Outcomes, *, horizon: float, spend: float) -> Choice:

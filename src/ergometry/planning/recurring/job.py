@@ -18,6 +18,7 @@ import numpy as np
 from ergometry.core.errors import UsageError
 from ergometry.planning import power_limit
 from ergometry.planning.recurring import records
+from ergometry.planning.recurring.choice import chance_better
 from ergometry.planning.recurring.knowledge import Knowledge
 from ergometry.planning.recurring.records import Attempt, Elsewhere, Meter
 from ergometry.planning.recurring.settings import Settings
@@ -81,6 +82,7 @@ class RecurringJob:
         self._attempts: list[Attempt] = []
         self._running: Attempt | None = None
         self._tries = 0
+        self._due = np.zeros(len(spec.batch_sizes))
 
     def probes(self) -> list[tuple[int, float, float]]:
         """None: what an epoch costs is told by its law and read in the first epoch, cheaper than by starting up."""
@@ -108,10 +110,20 @@ class RecurringJob:
         if not self._known.successes and not self._attempts:
             size = self.spec.default_batch_size
         else:
-            choice = self._known.choice()
-            size = self.spec.batch_sizes[choice.best if self._patient() else choice.pick]
+            size = self.spec.batch_sizes[self._pick()]
         self._running = Attempt(size, 0, False)
         return size
+
+    def _pick(self) -> int:
+        """Index of the size worth most, or of one that a second look is due at."""
+        choice = self._known.choice()
+        pick = choice.best if self._patient() else choice.pick
+        if self._tries == 0:
+            self._due += self.settings.second_looks * chance_better(self._known.outcomes(), choice.best)
+            if pick == choice.best and self._due.max() >= 1:
+                pick = int(np.argmax(self._due))
+        self._due[pick] = 0.0
+        return pick
 
     def _patient(self) -> bool:
         """Whether this recurrence has had its share of trials."""
@@ -240,7 +252,7 @@ class RecurringJob:
         known = self._known
         state = records.State(
             self.spec, self.settings, self._attempts, self._meters, known.log_cost, known.probed, known.elsewhere,
-            self._running,
+            self._due.tolist(), self._running,
         )  # fmt: skip
         return records.dump(state)
 
@@ -258,6 +270,7 @@ class RecurringJob:
             job._known.learn(attempt)
             job._tries = 0 if attempt.reached else job._tries + 1
         job._attempts, job._meters, job._running = state.attempts, state.meters, state.running
+        job._due = np.array(state.due)
         job._known.restore(state.log_cost, state.probed)
         return job
 

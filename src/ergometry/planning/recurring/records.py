@@ -74,7 +74,11 @@ def _attempt(raw: Mapping[str, Any], max_epochs: int, levels: int) -> Attempt:
 
 @dataclass(frozen=True)
 class State:
-    """All that a job knows: ``log_cost`` is of an epoch at each size in the order first read, ``probed`` the same."""
+    """All that a job knows.
+
+    ``log_cost`` is of an epoch at each size, in the order first read, ``probed`` the same from probes; ``due`` says how
+    nearly a second look is due at each size.
+    """
 
     spec: JobSpec
     settings: Settings
@@ -83,6 +87,7 @@ class State:
     log_cost: dict[int, float]
     probed: list[tuple[int, float]]
     elsewhere: Elsewhere | None
+    due: list[float]
     running: Attempt | None
 
 
@@ -106,6 +111,7 @@ def dump(state: State) -> str:
                 "log_epoch_cost": sorted(far.log_epoch_cost.items()),
                 "limit_share": far.limit_share,
             },
+            "due": state.due,
             "running": running and asdict(running),
         },
         allow_nan=False,
@@ -143,10 +149,13 @@ def load(text: str) -> State:
         known = {*meters, *log_cost, *(b for b, _ in probed), *(a.batch_size for a in attempts)}
         if not known <= set(spec.batch_sizes):
             raise wrong(f"batch sizes among {list(spec.batch_sizes)}", sorted(known), "give the whole state back")
+        due = [float(v) for v in state["due"]]
+        if len(due) != len(spec.batch_sizes):
+            raise wrong(f"{len(spec.batch_sizes)} values of due", len(due), "give the whole state back")
         running = state["running"] and Attempt(**state["running"])
     except (KeyError, TypeError, ValueError) as error:
         raise wrong("a whole state of a recurring job", repr(error), "read it back from what save() wrote") from None
-    return State(spec, settings, attempts, meters, log_cost, probed, elsewhere, running)
+    return State(spec, settings, attempts, meters, log_cost, probed, elsewhere, due, running)
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -32,6 +32,9 @@ class Settings:
     """Recurrences still to come that are reckoned with at first."""
     horizon_growth: float = 1.0
     """More of them for each that has been: what has gone on for long will."""
+    second_looks: float = 0.25
+    """How often a size is run for the mere chance that it is better: a size with chance p in p/4 of the recurrences.
+    What a trial is worth is reckoned one trial ahead, so that a few unlucky runs could shut the best size out."""
     trial_spend: float = 0.4
     """Share of the best size's cost after which a bad trial is given up, as expected beforehand."""
     finish_horizon: float = 20.0
