@@ -180,8 +180,8 @@ def test_workers_of_data_loaders(runner: Runner, start: str) -> None:
     measured = compare(runner, "loaders.py", "--start", start, "--workers", workers)
     steps = assert_accounted(measured, "examples")
     assert list(steps["loader_pass"]) == measured.said("epoch")
-    # Starting the workers is waiting for data.
-    assert steps["data_s"][0] > steps["data_s"][1:4].max()
+    # Starting the workers is waiting for data; the median, since a busy machine may hold up any one step.
+    assert steps["data_s"][0] > np.median(steps["data_s"][1:4])
 
 
 def test_copies_of_the_model(runner: Runner) -> None:
