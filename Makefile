@@ -27,8 +27,9 @@ help: ## show this list
 demo: $(RUN) ## train a small model for about a minute and a half, and leave a run and an HTML report
 	@$(BIN)/erg demo
 
+# A test that fails is run once more, and listed as such (RERUN): tests of real processes meet other people's load here.
 test: $(FULL) ## run the tests, two processes at a time
-	$(BIN)/python -m pytest -n 2 --dist worksteal --durations 10 $(TESTS)
+	$(BIN)/python -m pytest -n 2 --reruns 1 -raR --dist worksteal --durations 10 $(TESTS)
 
 test-gpu: $(FULL) ## test and measure an NVIDIA GPU's power sensor, calibrate it, and store the readings; elsewhere say why not
 	$(BIN)/python -m pytest -q -p no:xdist -m nvml tests/hardware

@@ -20,6 +20,9 @@ class AllReduce:
     """
 
     def __init__(self, device: torch.device) -> None:
+        self._ours = not dist.is_initialized()
+        if self._ours:
+            dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
         self.device = device
         self.ranks = dist.get_world_size()
         self.message = torch.ones(MESSAGE_BYTES // 4, device=device)
@@ -39,10 +42,17 @@ class AllReduce:
         """Take part until rank 0 says that it has ended; called on the other ranks."""
         while self._together(0):
             pass
+        self._close()
 
     def end(self) -> None:
         """Let the other ranks go; called on rank 0."""
         self._together(0)
+        self._close()
+
+    def _close(self) -> None:
+        # Threads that the group left to the interpreter's end can abort it.
+        if self._ours:
+            dist.destroy_process_group()
 
     def _together(self, times: int) -> int:
         self._times.fill_(times)
@@ -59,10 +69,3 @@ class AllReduce:
 def ranks() -> int:
     """Return how many ranks a launcher such as torchrun has started, 1 without one."""
     return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def open_ranks(device: torch.device) -> AllReduce:
-    """Join the ranks that a launcher started."""
-    if not dist.is_initialized():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    return AllReduce(device)

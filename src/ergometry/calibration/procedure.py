@@ -53,7 +53,7 @@ def calibrate(device_name: str, seconds: float, say: Say = lambda _: None) -> Co
     if not seconds >= 10.0:
         raise UsageError(expected="at least 10 seconds", got=f"{seconds:g}", remedy="60 to 120 give small errors")
     device = _device(device_name)
-    together = collectives.open_ranks(device) if collectives.ranks() > 1 else None
+    together = collectives.AllReduce(device) if collectives.ranks() > 1 else None
     if together is not None and int(os.environ.get("RANK", "0")) > 0:
         together.join()
         return None

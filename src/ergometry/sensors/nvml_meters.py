@@ -21,6 +21,9 @@ REL_STDERR = 0.05
 PART_REL_STDERR = 0.1
 """The same of what NVML says of a part (memory) or of a module: nobody has published a comparison, so twice that."""
 
+OTHER_SHARE = 1.05
+"""A module draws this many times its board, and a board its memory, at least: less is the board's own, read again."""
+
 MAX_POWER_W = 3000.0
 """More than any board draws: a jump above it is a fault."""
 
@@ -77,8 +80,7 @@ def find_meters(nvml: Any, handle: Any, board: Board, name: str, kind: SensorCla
             continue
         for average in (False, True):
             value_w = _power_w(nvml, handle, scope, average=average)
-            # A driver that does not know a scope may answer 0, or with the board's own power.
-            if value_w is not None and (value_w > board_w if scope == SCOPE_MODULE else 0.0 < value_w < board_w):
+            if value_w is not None and _of_scope(value_w, scope, board_w):
                 signal = replace(
                     part,
                     domain=domain,
@@ -89,6 +91,13 @@ def find_meters(nvml: Any, handle: Any, board: Board, name: str, kind: SensorCla
                 meters.append(Meter(signal, _reader(_power_w, nvml, scope, average), vital=False))
                 break
     return meters
+
+
+def _of_scope(value_w: float, scope: int, board_w: float) -> bool:
+    """Whether a reading is of its scope: a driver that does not know it may answer 0, or with the board's own power."""
+    if scope == SCOPE_MODULE:
+        return value_w > OTHER_SHARE * board_w
+    return 0.0 < value_w < board_w / OTHER_SHARE
 
 
 def _board_meter(nvml: Any, handle: Any, whole: Signal, name: str, kind: SensorClass) -> Meter:

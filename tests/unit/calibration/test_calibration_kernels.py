@@ -68,8 +68,8 @@ def test_every_dtype_that_runs_here_is_there_once() -> None:
 RANK = """
 import sys, torch
 torch.distributed.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=int(sys.argv[1]), world_size=2)
-from ergometry.calibration.collectives import open_ranks
-together = open_ranks(torch.device("cpu"))
+from ergometry.calibration.collectives import AllReduce
+together = AllReduce(torch.device("cpu"))
 together.message = torch.full((1000,), float(torch.distributed.get_rank()))
 if torch.distributed.get_rank():
     together.join()
@@ -77,6 +77,7 @@ else:
     print(together.ranks, together.link_bytes, together.repeat(0.05) >= 1)
     together.end()
 print(float(together.message.mean()), flush=True)
+torch.distributed.destroy_process_group()
 """
 
 

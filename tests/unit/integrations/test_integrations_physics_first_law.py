@@ -87,6 +87,27 @@ def test_accumulated_and_scaled_losses_are_the_unscaled_ones_of_the_whole_step(m
     assert len(found) >= 3, why(client)
     for k, row in found.items():
         assert (row["loss_before"], row["loss_after"]) == pytest.approx(losses[k], rel=1e-14)
+    taken = [row for row in found.values() if math.isfinite(row["midpoint"])]
+    assert len(taken) >= 3
+    for row in taken:
+        assert row["midpoint"] == pytest.approx(row["loss_before"] - row["loss_after"], rel=0.3)
+
+
+def test_a_step_of_which_a_part_was_counted_gives_no_row() -> None:
+    """Shapes that are new are the counter's: without that micro-batch Q would be of another loss."""
+    sizes = iter([12, 12, 12, 12, 12, 12, 7, 12, 12, 12, 5, 12, 12, 12])
+
+    def batch() -> Batch:
+        n = next(sizes)
+        return torch.randn(n, 6, dtype=torch.float64), torch.randint(0, 3, (n,))
+
+    with watched() as client:
+        script(batch=batch, accumulate=2, steps=7).train()
+    found, losses = rows(client), client.table(LOSSES)
+    assert {2, 4, 6} <= set(found)
+    assert len(found) < 7
+    for k, row in found.items():
+        assert row["loss_before"] == pytest.approx(losses[k]["loss"], rel=1e-14)
 
 
 def test_of_several_optimizers_the_row_is_of_the_whole_step() -> None:

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import functools
 import gc
+import itertools
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -574,15 +575,20 @@ def test_a_replay_that_is_not_what_ran_is_refused() -> None:
 
 @pytest.mark.parametrize("kind", ["mlp", "cnn", "transformer"])
 def test_the_probe_is_the_first_step_for_the_whole_run(kind: str) -> None:
-    made = of_kind(kind, torch.float64)
-    with training(made["make"](), made["batch"]) as one:
+    made, batches = of_kind(kind, torch.float64), []
+
+    def batch() -> Batch:
+        batches.append(made["batch"]())
+        return batches[-1]
+
+    with training(made["make"](), batch) as one:
         probe = keeper().probe
         assert probe is not None
         assert keeper().probe_why == ""
         values = [probe.loss().item()]
         for _ in range(3):
-            for tensor in one.last:
-                tensor.zero_()  # a batch that the script uses again: the probe has its own copy
+            for tensor in itertools.chain(*batches):
+                tensor.zero_()  # a script may use a batch's memory again: the probe has its own copy
             one.step()
             assert keeper().probe is probe
             values.append(probe.loss().item())
