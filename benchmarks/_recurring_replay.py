@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -22,6 +23,8 @@ GPUS = ("p100", "v100")
 DATASETS = ("cifar100", "imagenet", "movielens-1m", "squad")
 LAST = 0.75
 """The last quarter begins here."""
+LUCK_CAP = 2.0
+"""A run's luck is reckoned up to this many runs of the oracle's: what costs more is given up."""
 
 
 def harness() -> ModuleType | None:
@@ -37,23 +40,44 @@ def harness() -> ModuleType | None:
     return module
 
 
+class Watched(list[Any]):
+    """The recorded runs of a batch size, which note the luck of each draw: its cost less that of their mean.
+
+    Whatever the policy does, the luck of a draw has mean zero given all that went before. Regret less luck therefore
+    has the mean of regret, and far less scatter.
+    """
+
+    def __init__(self, runs: list[Any], epoch_cost: float, max_epochs: int, drawn: list[float]) -> None:
+        super().__init__(runs)
+        ends = [run[-1] if run[-1] <= max_epochs else math.inf for run in runs]
+        cost = np.minimum(epoch_cost * np.array(ends), LUCK_CAP)
+        self._luck, self._drawn = cost - cost.mean(), drawn
+
+    def __getitem__(self, i: Any) -> Any:
+        self._drawn.append(float(self._luck[i]))
+        return super().__getitem__(i)
+
+
 @dataclass(frozen=True)
 class Score:
-    """One job over some seeds: regret in runs, last quarter over the oracle, and what each policy knew at the end."""
+    """One job, by seed: regret in runs and last quarter over the oracle, both plain and less luck, and last states."""
 
     regret: np.ndarray
-    last: float
+    last: np.ndarray
+    plain_regret: np.ndarray
+    plain_last: np.ndarray
     histories: list[str]
 
-    @property
-    def mean(self) -> float:
-        """Mean regret."""
-        return float(self.regret.mean())
 
-    @property
-    def error(self) -> float:
-        """Standard error of the mean."""
-        return float(self.regret.std(ddof=1) / np.sqrt(len(self.regret))) if len(self.regret) > 1 else float("nan")
+def mean(values: np.ndarray) -> tuple[float, float]:
+    """Mean over seeds and its standard error."""
+    return float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else math.nan
+
+
+def pooled(values: Iterable[np.ndarray]) -> tuple[float, float]:
+    """Mean over jobs of the mean over seeds, and its standard error."""
+    found = [mean(v) for v in values]
+    return float(np.mean([m for m, _ in found])), math.sqrt(sum(e * e for _, e in found)) / len(found)
 
 
 def score(
@@ -64,20 +88,38 @@ def score(
     start: Callable[[int], str] | None = None,
 ) -> Score:
     """Replay one job; ``start`` gives the history from another machine that a seed begins with."""
-    regret, last, histories = [], [], []
+    drawn: list[float] = []
+    oracle, limits, runs = job.oracle(), job.spec.power_limits_w, job.paths
+    job.paths = {
+        b: Watched(r, min(job.epoch_cost(b, p) for p in limits) / oracle, job.spec.max_epochs, drawn)
+        for b, r in runs.items()
+    }
+    over, luck, histories = [], [], []
     for seed in range(seeds):
+        drawn.clear()
+        ends = [0]
         made: list[RecurringJob] = []
 
-        def factory(made: list[RecurringJob] = made, begin: int = seed, **spec: Any) -> RecurringJob:
-            policy = RecurringJob(**spec, settings=settings)
+        class Counting(RecurringJob):
+            def end_attempt(self, epochs: int, reached: bool, ends: list[int] = ends) -> None:
+                super().end_attempt(epochs, reached)
+                if reached:
+                    ends.append(len(drawn))
+
+        def factory(made: list[RecurringJob] = made, kind: type = Counting, begin: int = seed, **spec: Any) -> Any:
+            policy = kind(**spec, settings=settings)
             made.append(policy.warm_start(start(begin)) if start else policy)
             return made[-1]
 
-        over = np.array(replays.replay(job, factory, seed))
-        regret.append(float((over - 1).sum()))
-        last.append(float(over[int(LAST * len(over)) :].mean()))
+        over.append(replays.replay(job, factory, seed))
+        luck.append(np.diff(np.concatenate([[0.0], np.cumsum(drawn)])[ends]))
         histories.append(made[-1].to_json())
-    return Score(np.array(regret), float(np.mean(last)), histories)
+    job.paths = runs
+    plain, net = np.array(over), np.array(over) - np.array(luck)
+    begins = int(LAST * plain.shape[1])
+    return Score(
+        (net - 1).sum(1), net[:, begins:].mean(1), (plain - 1).sum(1), plain[:, begins:].mean(1), histories
+    )  # fmt: skip
 
 
 def zeus() -> dict[tuple[float, str, str], tuple[float, float]]:

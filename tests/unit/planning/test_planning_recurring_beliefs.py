@@ -179,3 +179,10 @@ def test_curves_of_far_sizes_are_trusted_less_than_of_near_ones() -> None:
     near, far = curves().at(2)[1], curves().at(4)[1]
     assert np.all(far[:-1] > near[:-1])
     assert far[-1] == near[-1]
+
+
+def test_a_curve_read_before_a_run_is_read_anew_after_it() -> None:
+    known = curves()
+    before = known.at(2)[0].copy()
+    known.add(2, [18, 19, 19, 20], 20)
+    assert np.all(known.at(2)[0][:-1] > before[:-1])

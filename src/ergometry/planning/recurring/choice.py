@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,12 +42,12 @@ class Outcomes:
     failure: Array
     failure_cost: float
 
-    @property
+    @cached_property
     def log_retry(self) -> Array:
         """What failures add to the log of the expected cost, retried until a run succeeds."""
         return np.log1p(self.failure_cost * self.failure / (1 - self.failure))
 
-    @property
+    @cached_property
     def expected(self) -> Array:
         """Log of the expected cost of a run with its retries."""
         return self.mean + 0.5 * (np.diag(self.cov) + self.noise_var) + self.log_retry

@@ -10,8 +10,9 @@ Power limits are tried inside the runs, where a stretch at another limit costs n
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
@@ -84,6 +85,11 @@ class RecurringJob:
         self._tries = 0
         self._due = np.zeros(len(spec.batch_sizes))
 
+    @property
+    def running(self) -> Attempt | None:
+        """The attempt under way, or left by a process that died: its ``batch_size`` and the ``epochs`` it did."""
+        return self._running
+
     def probes(self) -> list[tuple[int, float, float]]:
         """None: what an epoch costs is told by its law and read in the first epoch, cheaper than by starting up."""
         return []
@@ -105,7 +111,7 @@ class RecurringJob:
             raise UsageError(
                 expected="the running attempt to be ended first",
                 got=f"one at batch size {self._running.batch_size}, {self._running.epochs} epochs done",
-                remedy="call end_attempt(epochs, reached=False) if its process is gone",
+                remedy="call end_attempt(running.epochs, reached=False) if its process is gone",
             )
         if not self._known.successes and not self._attempts:
             size = self.spec.default_batch_size
@@ -151,8 +157,10 @@ class RecurringJob:
         far = self._known.elsewhere
         return power_limit.START if far is None or far.limit_share is None else far.limit_share
 
-    def _best_limit(self, batch_size: int) -> power_limit.Found:
-        limits, readings = self.spec.limits(batch_size), self._readings(batch_size)
+    def _best_limit(
+        self, batch_size: int, readings: Mapping[float, power_limit.Reading] | None = None
+    ) -> power_limit.Found:
+        limits, readings = self.spec.limits(batch_size), readings or self._readings(batch_size)
         return power_limit.best_limit(limits, readings, max_power_w=self.spec.max_power_w)
 
     def next_segment(self, epoch: int, fraction_done: float) -> tuple[float, float | None]:
@@ -167,7 +175,7 @@ class RecurringJob:
         if not readings:
             first = power_limit.next_limit(limits, {}, max_power_w=board, start=self._start_share())
             return first or limits[-1], self.settings.stretch_s
-        best = self._best_limit(size).limit_w
+        best = self._best_limit(size, readings).limit_w
         if epoch == 1:
             limit = power_limit.next_limit(limits, readings, max_power_w=board, tolerance=self.settings.limit_tolerance)
             unread = [p for p in limits if p not in readings]
@@ -257,13 +265,17 @@ class RecurringJob:
         return records.dump(state)
 
     @classmethod
-    def from_json(cls, text: str) -> RecurringJob:
+    def from_json(cls, text: str) -> Self:
         """Read back a state.
 
         Raises:
             UsageError: If it is damaged or of another version.
         """
-        state = records.load(text)
+        return cls.from_state(records.load(text))
+
+    @classmethod
+    def from_state(cls, state: records.State) -> Self:
+        """The job that knows this."""
         job = cls.__new__(cls)
         job._begin(state.spec, state.settings, state.elsewhere)
         for attempt in state.attempts:
@@ -279,15 +291,26 @@ class RecurringJob:
         records.write_atomically(Path(path), self.to_json())
 
     @classmethod
-    def load(cls, path: str | Path) -> RecurringJob:
-        """Read what ``save`` wrote."""
+    def load(cls, path: str | Path) -> Self:
+        """Read what ``save`` wrote.
+
+        Raises:
+            UsageError: If there is none, or it is damaged or of another version.
+        """
         try:
-            text = Path(path).read_text()
+            text = Path(path).read_text(encoding="utf-8")
         except OSError as error:
             raise UsageError(expected="a saved recurring job", got=str(error), remedy="save() it first") from None
-        return cls.from_json(text)
+        except ValueError as error:
+            raise UsageError(
+                expected="the JSON of a recurring job", got=f"{error} in {path}", remedy="restore it from a copy"
+            ) from None
+        try:
+            return cls.from_json(text)
+        except UsageError as error:
+            raise UsageError(expected=error.expected, got=f"{error.got} in {path}", remedy=error.remedy) from None
 
-    def warm_start(self, history: str) -> RecurringJob:
+    def warm_start(self, history: str) -> Self:
         """Begin with what the same job learnt on another machine.
 
         Epochs to the target do not depend on the machine and are taken over; what an epoch costs does, and is taken
@@ -313,16 +336,17 @@ class RecurringJob:
                 got=f"one of {theirs}",
                 remedy="give the history of the same job on another machine",
             )
-        if not any(a.reached for a in other.attempts):
+        there = RecurringJob.from_state(other)
+        if not there._known.successes:
             raise UsageError(
                 expected="a history with a run that reached the target",
                 got=f"{len(other.attempts)} attempts without one",
                 remedy="start cold, without a history",
             )
-        there = RecurringJob.from_json(history)
         read = bool(there._known.log_cost)
         costs, share = (there._known.epoch_costs(), there._start_share()) if read else ({}, None)
-        self._begin(self.spec, self.settings, Elsewhere(tuple(other.attempts), costs, share))
+        before = other.elsewhere.attempts if other.elsewhere else ()
+        self._begin(self.spec, self.settings, Elsewhere((*before, *other.attempts), costs, share))
         return self
 
     def explain(self) -> str:
@@ -337,6 +361,9 @@ class RecurringJob:
         best, pick = choice.best, choice.pick
         reached = sum(a.reached for a in self._attempts)
         lines = [f"{reached} runs have reached the target, {len(self._attempts) - reached} attempts have not."]
+        if known.elsewhere:
+            told = len(known.elsewhere.attempts)
+            lines.append(f"{told} attempts were taken over, from elsewhere or from before the job was changed.")
         if not known.successes:
             lines.append("No attempt has reached the target yet: what a run costs is a guess from how far they came.")
         lines.append(

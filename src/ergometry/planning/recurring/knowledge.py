@@ -66,6 +66,7 @@ class Knowledge:
         """Log cost of an epoch at each size, in the order first read."""
         self.probed: list[tuple[int, float]] = []
         self._rate = self._rate_belief()
+        self._outcomes: Outcomes | None = None
         for attempt in foreign:
             self.learn(attempt)
 
@@ -82,18 +83,18 @@ class Knowledge:
     def restore(self, log_cost: dict[int, float], probed: list[tuple[int, float]]) -> None:
         """Take over epoch costs as they were saved."""
         self.log_cost, self.probed = log_cost, probed
-        self._rate = self._rate_belief()
+        self._rate, self._outcomes = self._rate_belief(), None
 
     def read(self, batch_size: int, log_cost: float) -> None:
         """The cost of an epoch at a size, as its stretches so far tell it."""
         if abs(log_cost - self.log_cost.get(batch_size, math.inf)) > 1e-4:
             self.log_cost[batch_size] = log_cost
-            self._rate = self._rate_belief()
+            self._rate, self._outcomes = self._rate_belief(), None
 
     def probe(self, batch_size: int, log_cost: float) -> None:
         """The cost of an epoch at a size, as a probe tells it."""
         self.probed.append((batch_size, log_cost))
-        self._rate = self._rate_belief()
+        self._rate, self._outcomes = self._rate_belief(), None
 
     def _rate_belief(self) -> LawBelief:
         """Log cost of an epoch over batch size, relative to ``scale``."""
@@ -127,6 +128,11 @@ class Knowledge:
 
     def outcomes(self) -> Outcomes:
         """Beliefs about a run at each of the job's own sizes; costs relative to ``scale``."""
+        if self._outcomes is None:
+            self._outcomes = self._compute_outcomes()
+        return self._outcomes
+
+    def _compute_outcomes(self) -> Outcomes:
         mean, cov, noise_var = self._epochs.moments()
         rate, rate_cov, _ = self._rate.moments()
         rate, rate_cov = rate.copy(), rate_cov.copy()
@@ -162,6 +168,7 @@ class Knowledge:
 
     def learn(self, attempt: Attempt) -> None:
         """Take one ended attempt into the beliefs."""
+        self._outcomes = None
         i, epochs = self._sizes.index(attempt.batch_size), attempt.epochs
         mean, cov, noise_var = self._epochs.moments()
         if attempt.reached:

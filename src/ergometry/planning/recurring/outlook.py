@@ -26,6 +26,7 @@ class LearningCurves:
         self._runs = np.zeros(len(x))
         self._sum = np.zeros((len(x), levels))
         self._square = np.zeros((len(x), levels))
+        self._at: dict[int, tuple[Array, Array]] = {}
 
     @property
     def known(self) -> bool:
@@ -39,9 +40,15 @@ class LearningCurves:
         self._runs[i] += 1
         self._sum[i] += y
         self._square[i] += y * y
+        self._at.clear()
 
     def at(self, i: int) -> tuple[Array, Array]:
         """Mean and sd of log(epoch/final epoch) of each level at size i."""
+        if i not in self._at:
+            self._at[i] = self._compute(i)
+        return self._at[i]
+
+    def _compute(self, i: int) -> tuple[Array, Array]:
         s = self._settings
         runs = np.maximum(self._runs, 1)[:, None]
         weight = self._near[i] * self._runs

@@ -146,13 +146,14 @@ def load(text: str) -> State:
         )
         log_cost = {int(b): float(c) for b, c in state["log_cost"]}
         probed = [(int(b), float(c)) for b, c in state["probed"]]
-        known = {*meters, *log_cost, *(b for b, _ in probed), *(a.batch_size for a in attempts)}
+        running = state["running"] and Attempt(**state["running"])
+        all_attempts = [*attempts, running] if running else attempts
+        known = {*meters, *log_cost, *(b for b, _ in probed), *(a.batch_size for a in all_attempts)}
         if not known <= set(spec.batch_sizes):
             raise wrong(f"batch sizes among {list(spec.batch_sizes)}", sorted(known), "give the whole state back")
         due = [float(v) for v in state["due"]]
         if len(due) != len(spec.batch_sizes):
             raise wrong(f"{len(spec.batch_sizes)} values of due", len(due), "give the whole state back")
-        running = state["running"] and Attempt(**state["running"])
     except (KeyError, TypeError, ValueError) as error:
         raise wrong("a whole state of a recurring job", repr(error), "read it back from what save() wrote") from None
     return State(spec, settings, attempts, meters, log_cost, probed, elsewhere, due, running)
@@ -162,7 +163,7 @@ def write_atomically(path: Path, text: str) -> None:
     """Write a file so that a kill leaves either the old one or the new one."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "w") as file:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
