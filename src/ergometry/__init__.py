@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ergometry.core.run import Run
     from ergometry.langevin.ensemble import certified
     from ergometry.report.plan import plan
+    from ergometry.report.prediction import predict
     from ergometry.session import Recording, Window, measure, record
     from ergometry.store.reader import load
 
@@ -33,6 +34,7 @@ __all__ = [
     "load",
     "measure",
     "plan",
+    "predict",
     "record",
     "work",
 ]
@@ -47,6 +49,7 @@ _HOMES = {
     "certified": "ergometry.langevin.ensemble",
     "measure": "ergometry.session",
     "plan": "ergometry.report.plan",
+    "predict": "ergometry.report.prediction",
     "record": "ergometry.session",
     "load": "ergometry.store.reader",
 }

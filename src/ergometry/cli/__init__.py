@@ -24,6 +24,7 @@ from ergometry.cli import (
     run,
     verify,
 )
+from ergometry.cli.misuse import in_house_form
 from ergometry.core.errors import ErgError
 
 app = typer.Typer(
@@ -64,8 +65,7 @@ def main() -> None:
         sys.stderr.write(f"erg: {error}\n")
         status = error.exit_status
     except TyperException as error:
-        sys.stderr.write(f"erg: {_one_line(error)}\n")
-        status = getattr(error, "exit_code", 2)
+        status = _refused(error)
     except Abort:
         status = 130
     except BrokenPipeError:
@@ -74,9 +74,8 @@ def main() -> None:
     sys.exit(status)
 
 
-def _one_line(error: Exception) -> str:
-    """Return a wrong use in one line, with where to look."""
-    context = getattr(error, "ctx", None)
-    command = context.command_path if context is not None else "erg"
-    text = getattr(error, "format_message", error.__str__)()
-    return f"{' '.join(str(text).split()).rstrip('.')}; see {command} --help"
+def _refused(error: Exception) -> int:
+    """Say what the command-line library would not take; return the exit status."""
+    if getattr(error, "message", "") or hasattr(error, "param"):  # else the help was shown, as no word was given
+        sys.stderr.write(f"erg: {in_house_form(error)}\n")
+    return int(getattr(error, "exit_code", 2))

@@ -38,8 +38,20 @@ def plan(
         str | None, typer.Option(help="Memory of one device, such as '80 GB': larger batch sizes are left out.")
     ] = None,
     optimizer: Annotated[str | None, typer.Option(help="The optimizer's class, where the run does not tell.")] = None,
+    size: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="RUN", help="A run with a smaller or larger model: B_c by the size law; may be given often."
+        ),
+    ] = None,
+    critical_batch: Annotated[
+        float | None, typer.Option(help="The critical batch size B_c, known from elsewhere, in examples.")
+    ] = None,
+    grown: Annotated[float, typer.Option(help="How many times larger model and data are than there.")] = 1.0,
     format: Annotated[Format, typer.Option(help="How the plan is written.")] = Format.TEXT,  # noqa: A002
-    html: Annotated[Path | None, typer.Option(metavar="FILE", help="A page with the time-energy front, too.")] = None,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A page with the front and the schedules, too.")
+    ] = None,
     store: Annotated[
         Path | None, typer.Option(help="The folder of runs; else $ERGOMETRY_STORE, else erg-runs here.")
     ] = None,
@@ -68,10 +80,13 @@ def plan(
         max_batch=max_batch,
         memory=memory,
         optimizer=optimizer,
+        sizes=size or (),
+        critical_batch=critical_batch,
+        grown=grown,
         store=store,
     )
     if html is not None:
         from ergometry.report import plan_page
 
-        write(html, plan_page.html(found, found.learning_rate, found.equations))
+        write(html, plan_page.html(found, found.learning_rate, found.equations, found.schedules))
     typer.echo(dumps(found.to_json()) if format is Format.JSON else str(found))

@@ -70,7 +70,8 @@ def _read(path: Path) -> dict[str, list[CapPoint]]:
                     ) from None
                 found.setdefault(row["job"] or "", []).append(CapPoint(cap, draw, speed))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(expected="jobs in CSV", got=str(error), remedy="see that it can be read") from None
+        why = getattr(error, "strerror", None) or str(error)
+        raise UsageError(expected="jobs in CSV", got=f"{path} ({why})", remedy="see that it can be read") from None
     return found
 
 

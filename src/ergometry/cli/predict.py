@@ -10,7 +10,7 @@ import sys
 import time
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,10 +18,7 @@ from ergometry.core.errors import ErgError, UsageError
 
 if TYPE_CHECKING:
     from ergometry.core.run import Run
-    from ergometry.planning.plan import Range
-    from ergometry.planning.predict import Prediction, Rate, Remainder
-
-SCHEMA = "ergometry.prediction/1"
+    from ergometry.report.prediction import Before, Rest
 
 
 class Format(StrEnum):
@@ -65,149 +62,51 @@ def predict(  # the command's options
 
     Options come before the run or the script.
     """
+    from ergometry.report.prediction import before, checked_steps, rest
+    from ergometry.store.folders import default_store
+
     counted = parameters is not None or tokens is not None or flops is not None
     if what and counted:
         raise UsageError(
             expected="a run, a script, or numbers", got="both", remedy="leave out --parameters, --tokens and --flops"
         )
     if what:
-        told: Any = _begun(what, steps, probe, store)
-        tree, text = _remainder_json(told, pue, price, carbon), _remainder_text(told, pue, price, carbon)
+        steps = checked_steps(steps)
+        folder = (store or default_store()).absolute()
+        told: Before | Rest = rest(_begun(what, probe, folder), steps, pue, price, carbon)
     else:
-        told = _numbers(parameters, tokens, flops, machine, dtype, mfu, devices, pue, price, carbon)
-        tree, text = _prediction_json(told), _prediction_text(told)
-    typer.echo(json.dumps({"schema": SCHEMA, **tree}, indent=1, ensure_ascii=False) if format is Format.JSON else text)
-
-
-# A run by its numbers
-
-
-def _numbers(  # the options that matter
-    parameters: float | None,
-    tokens: float | None,
-    flops: float | None,
-    machine: str | None,
-    dtype: str,
-    mfu: float | None,
-    devices: int,
-    pue: float,
-    price: float | None,
-    carbon: float | None,
-) -> Prediction:
-    from ergometry.planning.predict import FLOP_LOG_SD, Rate, mfu_prior, training_flop
-    from ergometry.planning.predict import predict as predicted
-
-    if flops is not None and flops > 0 and parameters is None and tokens is None:
-        flop = Rate(flops, FLOP_LOG_SD, "stated")
-    elif flops is None and parameters is not None and tokens is not None:
-        flop = training_flop(parameters, tokens)
-    else:
-        raise UsageError(
-            expected="--parameters and --tokens, or a positive --flops, or a run, or a script",
-            got=", ".join(n for n, x in (("--parameters", parameters), ("--tokens", tokens), ("--flops", flops)) if x)
-            or "none of them",
-            remedy="see erg predict --help",
+        told = before(
+            parameters=parameters,
+            tokens=tokens,
+            flops=flops,
+            machine=machine,
+            dtype=dtype,
+            mfu=mfu,
+            devices=devices,
+            pue=pue,
+            price_per_kwh=price,
+            carbon_g_per_kwh=carbon,
         )
-    peak, watts = _machine(machine, dtype)
-    return predicted(
-        flop,
-        peak,
-        watts,
-        mfu=mfu_prior(mfu),
-        devices=devices,
-        pue=pue,
-        price_per_kwh=price,
-        carbon_g_per_kwh=carbon,
-    )
-
-
-def _machine(name: str | None, dtype: str) -> tuple[float, Rate]:
-    """Return the peak FLOP/s and the watts of a device: by name, or of this machine's calibration."""
-    from ergometry.planning.machines import machine as named
-    from ergometry.planning.predict import watts_prior
-
-    if name is not None:
-        found = named(name)
-        return found.peak(dtype), watts_prior(found.power_w, found.name)
-    return _calibrated(dtype)
-
-
-def _calibrated(dtype: str) -> tuple[float, Rate]:
-    """Return what ``erg calibrate`` found of this machine, the accelerator before the processor."""
-    from ergometry.planning.predict import MFU_MEDIAN, Rate
-    from ergometry.store.calibration_files import stored
-    from ergometry.work.coefficients import Coefficients, parse
-
-    known = {device: one for device, one in parse(stored()).items() if isinstance(one, Coefficients)}
-    for device in sorted(known, key=lambda name: name == "cpu"):
-        peak, e_flop = known[device].peak_flop_per_s.get(dtype), known[device].e_flop.get(dtype)
-        static = known[device].static_w
-        if peak is not None and peak.value and e_flop is not None and e_flop.value and static.value:
-            watts = static.value + e_flop.value * peak.value * MFU_MEDIAN
-            error = ((static.stderr or 0.0) ** 2 + (peak.value * MFU_MEDIAN * (e_flop.stderr or 0.0)) ** 2) ** 0.5
-            return peak.value, Rate(watts, max(error / watts, 0.1), f"calibration of {device}")
-    raise UsageError(
-        expected=f"a calibration of this machine in {dtype}, or --machine",
-        got=f"calibrations of {', '.join(sorted(known))}" if known else "none",
-        remedy="run erg calibrate, or name a machine such as H100",
-    )
-
-
-def _prediction_json(told: Prediction) -> dict[str, Any]:
-    return {
-        "time": told.time.to_json(),
-        "energy": told.energy.to_json(),
-        "power": told.power.to_json(),
-        "price": None if told.price is None else told.price.to_json(),
-        "carbon": None if told.carbon is None else told.carbon.to_json(),
-        "variance_share": dict(told.terms),
-        "dominant": told.dominant,
-        "assumed": dict(told.assumed),
-    }
-
-
-def _prediction_text(told: Prediction) -> str:
-    lines = [f"  time    {_time(told.time)}", f"  energy  {_energy(told.energy)}", f"  power   {told.power}"]
-    if told.price is not None:
-        lines.append(f"  price   {told.price.value:.4g} [{told.price.low:.4g}, {told.price.high:.4g}]")
-    if told.carbon is not None:
-        kg = told.carbon.value / 1e3, told.carbon.low / 1e3, told.carbon.high / 1e3
-        lines.append(f"  carbon  {kg[0]:.4g} kgCO₂ [{kg[1]:.4g}, {kg[2]:.4g}]")
-    lines += ["  (medians, and what holds nine times in ten)", ""]
-    lines += [f"{name}: {words}" for name, words in told.assumed.items()]
-    share = told.terms[told.dominant]
-    return "\n".join(
-        [*lines, f"most of the interval ({share:.0%}) is {told.dominant}: a 60 s probe of the script tells it"]
-    )
+    typer.echo(json.dumps(told.to_json(), indent=1, ensure_ascii=False) if format is Format.JSON else str(told))
 
 
 # A run that has begun, or a script that is begun to be measured
 
 
-def _begun(what: list[str], steps: int | None, probe: str, store: Path | None) -> Remainder:
+def _begun(what: list[str], probe: str, store: Path) -> Run:
+    """Return the run that is named, or that of a probe of the script that is named."""
     from ergometry.core.units import parse
-    from ergometry.planning.predict import remainder
-    from ergometry.store.catalog import default_store, resolve
+    from ergometry.store.catalog import resolve
     from ergometry.store.reader import load
-    from ergometry.work.attribution import accounts
 
-    if steps is None or steps < 1:
-        raise UsageError(
-            expected="the steps in all with --steps",
-            got="none" if steps is None else str(steps),
-            remedy="state them, before the run or script",
-        )
-    folder = (store or default_store()).absolute()
     if what[0].endswith(".py") or Path(what[0]).is_file():
         seconds = parse(probe, "s", "a probe")
         if not seconds >= 1:
             raise UsageError(expected="a probe of 1 s or more", got=probe, remedy="a minute tells most")
-        run: Run = load(_probe(what, seconds, folder))
-    elif len(what) > 1:
+        return load(_probe(what, seconds, store))
+    if len(what) > 1:
         raise UsageError(expected="one run, or a script", got=" ".join(what), remedy="a script's name ends in .py")
-    else:
-        run = load(resolve(what[0], folder))
-    return remainder(run, accounts(run), steps)
+    return load(resolve(what[0], store))
 
 
 _START_S = 600.0
@@ -278,47 +177,3 @@ def _steps(folder: Path | None) -> int:
         return len(load(folder).table(STEPS))
     except ErgError:
         return 0  # nothing is written yet
-
-
-def _remainder_json(told: Remainder, pue: float, price: float | None, carbon: float | None) -> dict[str, Any]:
-    ranges = {name: getattr(told, name) for name in ("time", "energy", "time_left", "energy_left")}
-    kwh = None if told.energy is None else told.energy.value / 3.6e6 * pue
-    return {
-        "steps_done": told.steps_done,
-        "steps": told.steps,
-        **{name: None if found is None else found.to_json() for name, found in ranges.items()},
-        "pue": pue,
-        "price": None if price is None or kwh is None else price * kwh,
-        "carbon_g": None if carbon is None or kwh is None else carbon * kwh,
-        "why": told.why,
-        "notes": list(told.notes),
-    }
-
-
-def _remainder_text(told: Remainder, pue: float, price: float | None, carbon: float | None) -> str:
-    head = f"{told.steps_done} of {told.steps} steps made"
-    if told.energy is None or told.time is None or told.energy_left is None or told.time_left is None:
-        return f"{head}; {told.why}"
-    lines = [
-        head,
-        f"  time    {_time(told.time)} in all, {_time(told.time_left)} left",
-        f"  energy  {_energy(told.energy)} in all, {_energy(told.energy_left)} left",
-    ]
-    kwh = told.energy.value / 3.6e6 * pue
-    if price is not None:
-        lines.append(f"  price   {price * kwh:.4g}")
-    if carbon is not None:
-        lines.append(f"  carbon  {carbon * kwh / 1e3:.4g} kgCO₂")
-    return "\n".join(
-        [*lines, "  (medians, and what holds nine times in ten)", *(f"note: {note}" for note in told.notes)]
-    )
-
-
-def _energy(x: Range) -> str:
-    return str(x)
-
-
-def _time(x: Range) -> str:
-    from ergometry.report.words import duration
-
-    return f"{duration(x.value)} [{duration(x.low)}, {duration(x.high)}]"

@@ -68,7 +68,7 @@ def write(path: Path, text: str) -> None:
     """Write a file.
 
     Raises:
-        UsageError: it cannot be written; name another with ``-o``.
+        UsageError: it cannot be written; name another.
     """
     from ergometry.core.errors import UsageError
 
@@ -76,5 +76,5 @@ def write(path: Path, text: str) -> None:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise UsageError(
-            expected="a file that can be written", got=f"{path} ({error.strerror})", remedy="name another with -o"
+            expected="a file that can be written", got=f"{path} ({error.strerror})", remedy="name another"
         ) from error

@@ -25,6 +25,7 @@ class Signal:
     ``static_w`` is the static part of the power, where the source knows it.
     ``device`` is the torch device whose own time splits the joules into phases (``""``: host time).
     ``max_power_w`` is a bound no real reading exceeds: above it a jump is a fault, not a wrap.
+    ``least_limit_w`` and ``greatest_limit_w`` are the power limits that the board can be set to.
     """
 
     domain: str
@@ -43,6 +44,8 @@ class Signal:
     resolution_w: float = 0.0
     gain: float = 1.0
     board: str = ""
+    least_limit_w: float | None = None
+    greatest_limit_w: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object that :meth:`from_json` reads back."""

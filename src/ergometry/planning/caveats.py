@@ -46,8 +46,12 @@ def caveats(
         remarks.append(f"the batch size lies outside of those measured, {low:g} to {high:g}: try it before trusting it")
     if critical_batch.factor > 2.0:
         remarks.append(
-            f"B_c is known within a factor {critical_batch.factor:.2g} only ({critical_batch.source}): runs at a "
-            "second batch size would tell it"
+            f"B_c is known within a factor {critical_batch.factor:.2g} only ({critical_batch.source}): "
+            + (
+                "longer runs, or further apart in batch size, would tell it"
+                if "batch sizes" in critical_batch.source
+                else "a run at a second batch size would tell it"
+            )
         )
     never = float(np.mean(~np.isfinite(goal.steps)))
     if never > 0:

@@ -5,22 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ergometry.core import series
-from ergometry.core.budget import Budget
 from ergometry.core.errors import UsageError
 from ergometry.core.run import Run
+from ergometry.core.units import human
 from ergometry.equations.priced import read_priced
 from ergometry.equations.readings import Readings
+from ergometry.planning.belief import Belief
 from ergometry.planning.descent import descent
-from ergometry.planning.history import History, loss_by_step, read_history, settled
+from ergometry.planning.history import History, loss_by_step, of_another_job, read_history, settled
 from ergometry.planning.learning_rate import LearningRate, rescaled
 from ergometry.planning.operating_points import OperatingPoint, Split, nonnegative
-from ergometry.planning.plan import Plan, plan
 from ergometry.work.accounts import Accounts
 from ergometry.work.attribution import accounts
 
@@ -30,6 +29,9 @@ LEAST_SHARE = 0.05
 """A batch size that fewer of the steps have is a remainder at the end of an epoch, not a setting."""
 
 _BESIDES = 0.02
+_PARTS = 10
+_WATT = 1.0
+"""Boards round their limits to whole watts."""
 
 
 @dataclass(frozen=True)
@@ -40,49 +42,22 @@ class Known:
         points: operating points.
         history: what their losses say.
         split: what a calibration says of the first run's step; None without one.
+        limits_w: the least and the greatest power limit that the first run's boards can be set to; None if untold.
         remarks: what was left out, and what the plan does not count.
     """
 
     points: tuple[OperatingPoint, ...]
     history: History
     split: Split | None
+    limits_w: tuple[float, float] | None
     remarks: tuple[str, ...]
 
 
-def plan_runs(
-    runs: Sequence[Run],
-    *,
-    target_loss: float | None = None,
-    budget: Budget | None = None,
-    points: Sequence[OperatingPoint] = (),
-    **options: Any,
-) -> Plan:
-    """Return a plan from runs of one job; the first is the one to go on from.
+def read(runs: Sequence[Run], target_loss: float | None = None, elsewhere: Sequence[Belief] = ()) -> Known:
+    """Return what runs of one job offer to a plan. A run that offers nothing is left out, and a remark says so.
 
-    Args:
-        runs: one or more. Several batch sizes tell how steps and their costs depend on it.
-        target_loss: loss to reach; without one, the loss that the first run reached.
-        budget: limits.
-        points: operating points besides those of the runs.
-        options: as of :func:`~ergometry.planning.plan.plan`.
-
-    Raises:
-        UsageError: the runs have no steps of known size or energy; or as :func:`~ergometry.planning.plan.plan`.
+    ``elsewhere`` is what else is known of B_c (:mod:`~ergometry.planning.other_sizes`).
     """
-    known = read(runs, target_loss)
-    return plan(
-        [*known.points, *points],
-        known.history.critical_batch,
-        known.history.goal,
-        budget=budget,
-        split=known.split,
-        remarks=known.remarks,
-        **options,
-    )
-
-
-def read(runs: Sequence[Run], target_loss: float | None = None) -> Known:
-    """Return what runs of one job offer to a plan. A run that offers nothing is left out, and a remark says so."""
     if not runs:
         raise UsageError(expected="one run or more", got="none", remedy="record one with erg run")
     books = [accounts(run) for run in runs]
@@ -90,6 +65,8 @@ def read(runs: Sequence[Run], target_loss: float | None = None) -> Known:
     remarks: list[str] = []
     for run, one in zip(runs, books, strict=True):
         found = points_of(run, one)
+        if of_another_job(run, runs[0]):
+            continue  # what is known of steps says so
         if run.meta.get("devices") != runs[0].meta.get("devices"):
             remarks.append(f"{run.id} ran on other devices: its time and energy are left out")
         elif not found:
@@ -102,9 +79,9 @@ def read(runs: Sequence[Run], target_loss: float | None = None) -> Known:
             got=f"none in {', '.join(run.id for run in runs)}",
             remedy="give the batch size with --examples, and a power source or its model (see erg doctor)",
         )
-    history = read_history(runs, target_loss)
+    history = read_history(runs, target_loss, elsewhere)
     remarks = [*remarks, *history.remarks, *_besides(runs[0])]
-    return Known(tuple(points), history, _split(runs[0], books[0]), tuple(remarks))
+    return Known(tuple(points), history, _split(runs[0], books[0]), limits_of(books[0]), tuple(remarks))
 
 
 def _besides(run: Run) -> list[str]:
@@ -136,7 +113,7 @@ def largest_batch(runs: Sequence[Run], memory_bytes: float) -> float | None:
     if fixed + each * float(batch.min()) > memory_bytes:
         raise UsageError(
             expected=f"a memory that holds batch size {batch.min():g}",
-            got=f"{memory_bytes:.4g} bytes, where {fixed + each * float(batch.min()):.4g} were used",
+            got=f"{human(memory_bytes, 'B')}, where {human(fixed + each * float(batch.min()), 'B')} were used",
             remedy="state the memory of one device",
         )
     return (memory_bytes - fixed) / each if each > 0 else math.inf
@@ -155,7 +132,7 @@ def points_of(run: Run, books: Accounts) -> tuple[OperatingPoint, ...]:
     """Return the operating points of a run: one for each batch size that many of its steps have.
 
     Energy is that of the cover over the steps' own time, evaluation and set-up left out; its error is that of the
-    run's total, relative, since one gain lies behind all of it.
+    run's total, relative, since one gain lies behind all of it, and that of the mean over the steps.
     """
     steps, traces = settled(run), list(books.metered.cover().values())
     total = books.total
@@ -171,9 +148,23 @@ def points_of(run: Run, books: Accounts) -> tuple[OperatingPoint, ...]:
         if np.count_nonzero(of) < max(2, LEAST_SHARE * len(sizes)):
             continue
         step_s, step_j = float(np.mean((t1 - t0)[of])), float(np.mean(joules[of]))
-        spread_s = float(np.std((t1 - t0)[of], ddof=1)) / math.sqrt(int(of.sum()))
-        found.append(OperatingPoint(float(size), step_s, step_j, spread_s, relative * step_j, limit_w, run.id))
+        error_j = math.hypot(relative * step_j, _error_of_mean(joules[of]))
+        found.append(
+            OperatingPoint(float(size), step_s, step_j, _error_of_mean((t1 - t0)[of]), error_j, limit_w, run.id)
+        )
     return tuple(found)
+
+
+def _error_of_mean(x: Array) -> float:
+    """Return the standard error of a mean of steps in order: by the steps, or by parts of the run where that is more.
+
+    Other load comes and goes for many steps at a time, which the scatter from step to step does not show.
+    """
+    single = float(np.std(x, ddof=1)) / math.sqrt(len(x))
+    if len(x) < 2 * _PARTS:
+        return single
+    parts = [float(np.mean(part)) for part in np.array_split(x, _PARTS)]
+    return max(single, float(np.std(parts, ddof=1)) / math.sqrt(_PARTS))
 
 
 def _limit_w(run: Run) -> float | None:
@@ -183,6 +174,31 @@ def _limit_w(run: Run) -> float | None:
         return None
     limits = [np.median(health["power_limit_w"][health["board"] == board]) for board in np.unique(health["board"])]
     return float(np.sum(limits)) if np.all(np.isfinite(limits)) else None
+
+
+def limits_of(books: Accounts) -> tuple[float, float] | None:
+    """Return the least and the greatest power limit that a run's boards can be set to together; None if untold."""
+    names = {board.name for board in books.boards}
+    signals = [trace.signal for domain, trace in books.metered.traces.items() if domain.path.split("/")[-1] in names]
+    ranges = [(s.least_limit_w, s.greatest_limit_w) for s in signals]
+    least, greatest = [low for low, _ in ranges if low is not None], [high for _, high in ranges if high is not None]
+    return (math.fsum(least), math.fsum(greatest)) if len(least) == len(greatest) == len(ranges) > 0 else None
+
+
+def check_limits(points: Sequence[OperatingPoint], limits_w: tuple[float, float] | None) -> None:
+    """Refuse points at power limits that the boards planned for cannot be set to.
+
+    Raises:
+        UsageError: one lies outside of ``limits_w``, the least and the greatest.
+    """
+    for point in points:
+        limit = point.power_limit_w
+        if limits_w is not None and limit is not None and not limits_w[0] - _WATT <= limit <= limits_w[1] + _WATT:
+            raise UsageError(
+                expected=f"power limits of {limits_w[0]:g} to {limits_w[1]:g} W, which the run's boards can be set to",
+                got=f"{limit:g} W" + (f" in {point.source}" if point.source else ""),
+                remedy="leave out the points at it",
+            )
 
 
 def _split(run: Run, books: Accounts) -> Split | None:
@@ -218,7 +234,7 @@ def rate_of(
         own,
         size,
         batch,
-        optimizer=optimizer or optimizer_of(run) or "sgd",
+        optimizer=optimizer or optimizer_of(run) or "",
         b_noise=readings.noise.b_noise.value,
         limit=limit if limit is not None and limit > 0 else None,
     )

@@ -31,6 +31,9 @@ WARM_UP_STEPS = 10
 """The first steps compile, fill caches and load data: no measure of those that follow. At most a tenth is left out."""
 
 UNKNOWN_FACTOR = 10.0
+FAR = 4.0
+"""Beyond so many times the steps seen an extrapolated loss is said to be one."""
+
 DRAWS = 256
 
 _COMMON = 0.6
@@ -38,6 +41,8 @@ _COMMON = 0.6
 end is read low, as those that scatter to later are not seen."""
 _BRANCHED = 0.25
 _ONE_SIZE = 0.9
+_TURN_STEPS = 50
+"""An optimizer that comes later than this takes no turns: it trains what was frozen before."""
 
 
 @dataclass(frozen=True)
@@ -64,25 +69,32 @@ class _Trained:
     descent: Descent
 
 
-def read_history(runs: Sequence[Run], target_loss: float | None = None) -> History:
+def read_history(runs: Sequence[Run], target_loss: float | None = None, elsewhere: Sequence[Belief] = ()) -> History:
     """Return what the losses of runs say of the goal of the first one, and of B_c.
 
     Without a target the goal is the loss that the first run ended at, in as many steps as it made. A target that it has
     reached took the steps that it took; one beyond is extrapolated (:mod:`~ergometry.planning.learning_curve`). A new
     run's own luck, the scatter of steps about their law, is in the draws; that of the first run is taken out as far as
-    others tell it.
+    others tell it. ``elsewhere`` is what other sizes of the model say of B_c, or a person.
 
     Raises:
-        UsageError: the first run diverged, or began below the target; the target is no finite number; no steps of known
-            batch size; too few losses to extrapolate.
+        UsageError: the first run diverged, or began below the target; its optimizers take turns; the target is no
+            finite number; no steps of known batch size; too few losses to extrapolate.
     """
+    if (turns := taking_turns(runs[0])) > 1:
+        raise UsageError(
+            expected="a run that brings one loss down",
+            got=f"{runs[0].id}, whose {turns} optimizers take turns, each at a loss of its own",
+            remedy="a plan needs one loss; erg predict tells what the rest of such a run takes",
+        )
     trained, remarks = _trained(runs)
-    law, members = _law(trained, target_loss, _prior(runs))
+    prior = _prior(runs, elsewhere)
+    law, members = _law(trained, target_loss, prior)
     batch = _commonest(runs[0])[0]
     base, words = _base(runs[0], target_loss)
     generator = np.random.default_rng(0)
     if law is None:
-        critical_batch = _prior(runs) or Belief.of(
+        critical_batch = prior or Belief.of(
             batch, factor=UNKNOWN_FACTOR, source="nothing is known of B_c but the batch size used"
         )
         critical, scatter = critical_batch.draws(generator, DRAWS), STEPS_RMS
@@ -92,8 +104,44 @@ def read_history(runs: Sequence[Run], target_loss: float | None = None) -> Histo
         critical = critical_batch.draws(generator, DRAWS)
         first = next((i for i, one in enumerate(members) if one.run is runs[0]), None)
         off = scatter * generator.normal(size=DRAWS) if first is None else law.off(first, critical, generator)
+    further = float(np.median(base)) / max(len(loss_by_step(runs[0])), 1)
+    if FAR < further < math.inf:
+        remarks.append(
+            f"the goal is {further:.0f} times as many steps away as were seen: no curve is known to keep its form "
+            "so far, and the intervals do not tell that; record a longer run"
+        )
     steps = base * np.exp(scatter * generator.normal(size=DRAWS) - off)
     return History(critical_batch, Goal(batch, steps, words, critical), tuple(remarks))
+
+
+def critical_of(runs: Sequence[Run]) -> Belief | None:
+    """Return what runs of one model say of B_c: their losses at two batch sizes, else their noise scale; else None."""
+    prior = _prior(runs)
+    law, _ = _law(_trained(runs)[0], None, prior)
+    return prior if law is None else law.critical_batch
+
+
+def taking_turns(run: Run) -> int:
+    """Return how many optimizers of a run take turns, as those of adversarial networks do; 1 where none do.
+
+    Optimizers of one loss all step within the first step; those that take turns begin one step after another.
+    """
+    rates = run.table(series.LEARNING_RATES)
+    first: dict[float, float] = {}
+    for who, step in zip(rates["optimizer"].tolist(), rates["step"].tolist(), strict=True):
+        first[who] = min(step, first.get(who, math.inf))
+    began = min(first.values(), default=0.0)
+    return max(len({step for step in first.values() if step < began + _TURN_STEPS}), 1)
+
+
+def of_another_job(run: Run, first: Run) -> str:
+    """Return why a run is not of the job that the first one is of; '' where nothing says so."""
+    parameters, model = run.meta.get("parameters"), first.meta.get("parameters")
+    if taking_turns(run) > 1:
+        return "has optimizers that take turns, each at a loss of its own"
+    if model and parameters and abs(parameters / model - 1) > 0.01:
+        return f"trained another model ({parameters:,} parameters, not {model:,})"
+    return ""
 
 
 def settled(run: Run) -> Array:
@@ -129,17 +177,15 @@ def _commonest(run: Run) -> tuple[float, float]:
 
 def _trained(runs: Sequence[Run]) -> tuple[list[_Trained], list[str]]:
     kept, remarks = [], []
-    model = runs[0].meta.get("parameters")
     for run in runs:
         found = descent(loss_by_step(run))
-        parameters = run.meta.get("parameters")
         sizes = settled(run)[:, 2]
-        if found is None or not np.any(np.isfinite(sizes)):
+        if why := of_another_job(run, runs[0]):
+            pass
+        elif found is None or not np.any(np.isfinite(sizes)):
             why = "" if len(runs) == 1 else "has no losses at a known batch size"
         elif found.diverged:
             why = "diverged"
-        elif model and parameters and abs(parameters / model - 1) > 0.01:
-            why = f"trained another model ({parameters:,} parameters, not {model:,})"
         else:
             batch, share = _commonest(run)
             why = "" if share >= _ONE_SIZE else "changed its batch size"
@@ -150,12 +196,12 @@ def _trained(runs: Sequence[Run]) -> tuple[list[_Trained], list[str]]:
     return kept, remarks
 
 
-def _prior(runs: Sequence[Run]) -> Belief | None:
+def _prior(runs: Sequence[Run], elsewhere: Sequence[Belief] = ()) -> Belief | None:
     beliefs = [belief for run in runs if (belief := from_noise_scale(read_noise(run).b_noise)) is not None]
-    if not beliefs:
-        return None
-    # Every run's noise scale stands in for B_c with the same unknown error: a second one does not halve it.
-    return replace(combined(beliefs), log_sd=min(belief.log_sd for belief in beliefs))
+    if beliefs:
+        # Every run's noise scale stands in for B_c with the same unknown error: a second one does not halve it.
+        beliefs = [replace(combined(beliefs), log_sd=min(belief.log_sd for belief in beliefs))]
+    return combined([*beliefs, *elsewhere]) if beliefs or elsewhere else None
 
 
 def _law(

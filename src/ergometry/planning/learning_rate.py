@@ -13,6 +13,10 @@ ADAPTIVE = frozenset(
 """Optimizers whose step does not grow with the gradient's scale: their rate follows the square root."""
 
 
+OF_SGD = frozenset({"sgd", "asgd"})
+"""Optimizers whose step grows with the gradient's scale."""
+
+
 @dataclass(frozen=True)
 class LearningRate:
     """A learning rate for a new batch size.
@@ -23,6 +27,7 @@ class LearningRate:
         others: what the other rules give.
         limit: the stability limit; None where the curvature is not known.
         remark: what holds it, or what to know.
+        scale: ``value`` over the rate gone on from.
     """
 
     value: float
@@ -30,6 +35,7 @@ class LearningRate:
     others: dict[str, float]
     limit: float | None
     remark: str = ""
+    scale: float = 1.0
 
 
 def rescaled(
@@ -51,7 +57,7 @@ def rescaled(
         learning_rate: η at ``batch``, 1/loss for SGD.
         batch: B, example/step.
         new_batch: B', example/step.
-        optimizer: name of its class.
+        optimizer: name of its class; of one that is not known, or '', SGD's rule is taken and said.
         b_noise: the noise scale, example/step.
         limit: no rate above, 2(1+μ)/λ_max; where the rule asks for more, half of it is taken and said.
 
@@ -82,5 +88,11 @@ def rescaled(
         value = 0.5 * limit
         remark = f"the rule gives {rules[rule]:.3g}, beyond the stability limit {limit:.3g}: half of that is taken"
     elif rule == "linear" and grown > 1:
-        remark = "holds only far below the noise scale, which is not known here"
-    return LearningRate(value, rule, {name: x for name, x in rules.items() if name != rule}, limit, remark)
+        remark = "the linear rule holds only far below the noise scale, which is not known here"
+    if not adaptive and optimizer.lower().removeprefix("fused") not in OF_SGD:
+        who = f"{optimizer} is none of {', '.join(sorted(OF_SGD | ADAPTIVE))}" if optimizer else "it was not seen"
+        remark = "; ".join(
+            filter(None, (f"which rule the optimizer follows is not known ({who}): SGD's is taken", remark))
+        )
+    others = {name: x for name, x in rules.items() if name != rule}
+    return LearningRate(value, rule, others, limit, remark, value / learning_rate)

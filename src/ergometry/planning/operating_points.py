@@ -74,7 +74,10 @@ def read_points(path: Path) -> tuple[OperatingPoint, ...]:
                 )
             return usable([_row(path, number, row) for number, row in enumerate(rows, start=2)])
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(expected="operating points in CSV", got=str(error), remedy="see that it can be read") from None
+        why = getattr(error, "strerror", None) or str(error)
+        raise UsageError(
+            expected="operating points in CSV", got=f"{path} ({why})", remedy="see that it can be read"
+        ) from None
 
 
 def _row(path: Path, number: int, row: Mapping[str, str | None]) -> OperatingPoint:
@@ -85,6 +88,13 @@ def _row(path: Path, number: int, row: Mapping[str, str | None]) -> OperatingPoi
         raise UsageError(
             expected="numbers", got=f"{path}, line {number}: {', '.join(map(str, row.values()))}", remedy="correct it"
         ) from None
+    for column, value in more.items():
+        if not (math.isfinite(value) and (value > 0 or (value == 0 and column != "power_limit_w"))):
+            raise UsageError(
+                expected=f"a positive {column}, or none",
+                got=f"{value:g} in {path}, line {number}",
+                remedy="leave the cell empty where it is not known",
+            )
     return OperatingPoint(needed[0], needed[1], needed[2], source=path.name, **more)
 
 
@@ -108,19 +118,26 @@ def usable(points: Iterable[OperatingPoint]) -> tuple[OperatingPoint, ...]:
 def contradictions(points: Sequence[OperatingPoint]) -> tuple[str, ...]:
     """Return what in the points cannot be, in words: at one batch size, faster under a lower power limit beyond error.
 
-    Such points are kept, as nothing says which of the two is wrong; their scatter widens the intervals.
+    Of each batch size the worst pair is told. Such points are kept, as nothing says which of the two is wrong; their
+    scatter widens the intervals.
     """
+    by_batch: dict[float, list[OperatingPoint]] = {}
+    for point in points:
+        if point.power_limit_w is not None:
+            by_batch.setdefault(point.batch, []).append(point)
     found = []
-    limited = sorted((p for p in points if p.power_limit_w is not None), key=lambda p: p.power_limit_w or 0.0)
-    for i, low in enumerate(limited):
-        for high in limited[i + 1 :]:
-            error = math.hypot(_error(low.step_s, low.step_s_stderr), _error(high.step_s, high.step_s_stderr))
-            more = (high.power_limit_w or 0.0) > (low.power_limit_w or 0.0)
-            if low.batch == high.batch and more and high.step_s - low.step_s > 3 * error:
-                found.append(
-                    f"batch {low.batch:g} is faster at {low.power_limit_w:g} W ({low.step_s:.4g} s) than at "
-                    f"{high.power_limit_w:g} W ({high.step_s:.4g} s): throttled by heat, or another load?"
-                )
+    for batch, group in by_batch.items():
+        limit = np.array([p.power_limit_w for p in group])
+        step_s = np.array([p.step_s for p in group])
+        error = np.array([_error(p.step_s, p.step_s_stderr) for p in group])
+        apart = (step_s - step_s[:, None]) / np.hypot(error, error[:, None])  # column slower than row
+        apart[limit <= limit[:, None]] = -math.inf
+        low, high = np.unravel_index(int(np.argmax(apart)), apart.shape)
+        if apart[low, high] > 3.0:
+            found.append(
+                f"batch {batch:g} is faster at {limit[low]:g} W ({step_s[low]:.4g} s) than at "
+                f"{limit[high]:g} W ({step_s[high]:.4g} s): throttled by heat, or another load?"
+            )
     return tuple(found)
 
 
@@ -363,14 +380,11 @@ def _corner(batch: Array, y: Array, error: Array) -> tuple[Array, float]:
 
 def _scales(costs: StepCosts, points: Sequence[OperatingPoint], generator: np.random.Generator) -> tuple[Array, Array]:
     """Return (n,) draws of the ratios of another limit's time and energy to the reference's law."""
-    n = len(costs.latency_s)
+    n, batch = len(costs.latency_s), np.array([point.batch for point in points])
     found = []
     for law, name in ((costs.time_s, "step_s"), (costs.energy_j, "step_j")):
-        logs = []
-        for point in points:
-            measured = getattr(point, name)
-            relative = _error(measured, getattr(point, f"{name}_stderr")) / measured
-            at = law(np.array([point.batch]))[0, :, 0]
-            logs.append(np.log(measured / at) + relative * generator.normal(size=n))
-        found.append(np.exp(np.mean(logs, axis=0)))
+        measured = np.array([getattr(point, name) for point in points])
+        error = [_error(getattr(point, name), getattr(point, f"{name}_stderr")) for point in points]
+        logs = np.log(measured / law(batch)[0]) + error / measured * generator.normal(size=(n, len(batch)))
+        found.append(np.exp(np.mean(logs, axis=1)))
     return found[0], found[1]

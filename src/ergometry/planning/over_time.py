@@ -1,4 +1,4 @@
-"""Over time: what schedules of power and of batch size would gain for a measured job, and what that is worth.
+"""Over time: schedules of power, batch size and learning rate for a measured job, and what they would gain.
 
 A planner's advice, not an instruction: nothing here drives a run.
 """
@@ -9,11 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from ergometry.core.errors import UsageError
 from ergometry.core.run import Run
-from ergometry.core.series import STEPS
+from ergometry.core.series import LEARNING_RATES, STEPS
 from ergometry.estimators.noise_scale import noise_series
+from ergometry.planning.learning_rate import LearningRate
 from ergometry.planning.operating_points import OperatingPoint, StepCosts
 from ergometry.planning.schedules import (
     BatchSchedule,
@@ -23,9 +25,29 @@ from ergometry.planning.schedules import (
     speed_exponent,
 )
 
+Array = npt.NDArray[np.float64]
+
 STRETCHES = 6
 _LEAST_KNOWN = 0.5
 """A stretch whose noise scale is known less well than this, relative, would have its scatter followed, not itself."""
+
+
+@dataclass(frozen=True)
+class RateCourse:
+    """The learning rate over a plan's steps: the run's own course, stretched to them and scaled to the batch size.
+
+    Attributes:
+        progress: (k,) shares of the steps from which each rate holds, the first 0.
+        rate: (k,) learning rates, of the first parameter group.
+    """
+
+    progress: Array
+    rate: Array
+
+    @property
+    def constant(self) -> bool:
+        """Whether it never changes."""
+        return bool(np.all(self.rate == self.rate[0]))
 
 
 @dataclass(frozen=True)
@@ -38,6 +60,7 @@ class OverTime:
         power_why: why there is none.
         batch: B*(s).
         batch_why: why there is none.
+        rate: learning rate over the steps at the plan's batch size; None where the run's own was not seen.
     """
 
     power: tuple[PowerSchedule, ...]
@@ -45,9 +68,12 @@ class OverTime:
     power_why: str
     batch: BatchSchedule | None
     batch_why: str
+    rate: RateCourse | None = None
 
 
-def over_time(run: Run, points: Sequence[OperatingPoint], costs: StepCosts, batch: float) -> OverTime:
+def over_time(
+    run: Run, points: Sequence[OperatingPoint], costs: StepCosts, batch: float, rate: LearningRate | None = None
+) -> OverTime:
     """Return the schedules of a job.
 
     Args:
@@ -55,10 +81,24 @@ def over_time(run: Run, points: Sequence[OperatingPoint], costs: StepCosts, batc
         points: measured; two power limits at one batch size tell how speed goes with power.
         costs: fitted to them.
         batch: the batch size around which e0 and e1 are read.
+        rate: the learning rate there.
     """
     power, alpha, power_why = _power(points, costs)
     found, batch_why = _batch(run, costs, batch)
-    return OverTime(power, alpha, power_why, found, batch_why)
+    return OverTime(power, alpha, power_why, found, batch_why, None if rate is None else _course(run, rate.scale))
+
+
+def _course(run: Run, scale: float) -> RateCourse | None:
+    """Return the learning rates that a run set, over its steps, scaled."""
+    table, steps = run.table(LEARNING_RATES), len(run.table(STEPS))
+    first = table.rows[(table["optimizer"] == 0) & (table["group"] == 0) & np.isfinite(table["lr"])]
+    if not len(first) or not steps:
+        return None
+    at, rate = (first[:, table.columns.index(name)] for name in ("step", "lr"))
+    order = np.argsort(at, kind="stable")
+    begins = np.clip(at[order] / steps, 0.0, 1.0)
+    begins[0] = 0.0
+    return RateCourse(begins, scale * rate[order])
 
 
 def _power(points: Sequence[OperatingPoint], costs: StepCosts) -> tuple[tuple[PowerSchedule, ...], float | None, str]:

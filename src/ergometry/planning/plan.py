@@ -185,7 +185,7 @@ def plan(  # noqa: PLR0913 - what is known, what is wanted, what is allowed
             got=f"an extrapolation in which {1 - reached:.0%} of the draws never do",
             remedy="aim at a higher loss, or record a longer run",
         )
-    t, e, p = (np.array([_median(row) for row in rows]) for rows in (times, energies, powers))
+    t, e, p = (_medians(rows) for rows in (times, energies, powers))
     price_w = max(point.power_w for point in points) if max_power_w is None else max_power_w
     weight, price = energy_weight, (1.0 - energy_weight) * price_w
     found = best(t, e, p, budget, energy_weight=weight, time_price_w=price)
@@ -239,8 +239,10 @@ class _Candidates:
         return self.limits_w[i // len(self.grid)]
 
 
-def _median(row: Array) -> float:
-    return float(np.quantile(row, 0.5, method="inverted_cdf"))
+def _medians(rows: Array) -> Array:
+    """Return the median of each row, the lower of the two middle ones: one that was drawn, infinite or not."""
+    middle = (rows.shape[1] - 1) // 2
+    return np.asarray(np.partition(rows, middle, axis=1)[:, middle])
 
 
 def _grid(

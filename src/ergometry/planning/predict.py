@@ -138,7 +138,8 @@ def predict(  # noqa: PLR0913 - what is known of the run, the machine and the me
     Raises:
         UsageError: no device, a PUE below 1, a negative price or intensity.
     """
-    _check(devices, peak_flop_per_s, pue, price_per_kwh, carbon_g_per_kwh)
+    _refuse(("one device or more", devices, devices < 1), _positive("a positive peak FLOP/s", peak_flop_per_s))
+    check_costs(pue, price_per_kwh, carbon_g_per_kwh)
     used = mfu_prior() if mfu is None else mfu
     generator = np.random.default_rng(seed)
     drawn = {"FLOP": flop.draws(generator), "MFU": used.draws(generator), "watts": watts.draws(generator)}
@@ -160,16 +161,27 @@ def predict(  # noqa: PLR0913 - what is known of the run, the machine and the me
     )
 
 
-def _check(devices: int, peak: float, pue: float, price: float | None, carbon: float | None) -> None:
-    wrong = (
-        ("one device or more", devices, devices < 1),
-        ("a positive peak FLOP/s", peak, not (math.isfinite(peak) and peak > 0)),
+def check_costs(pue: float, price_per_kwh: float | None, carbon_g_per_kwh: float | None) -> None:
+    """Refuse a building, a price or a carbon intensity that cannot be.
+
+    Raises:
+        UsageError: a PUE below 1, a negative price or intensity.
+    """
+    price, carbon = (0.0 if x is None else x for x in (price_per_kwh, carbon_g_per_kwh))
+    _refuse(
         ("a PUE of 1 or more", pue, not (math.isfinite(pue) and pue >= 1)),
-        ("a price of 0 or more", price, price is not None and not price >= 0),
-        ("a carbon intensity of 0 g/kWh or more", carbon, carbon is not None and not carbon >= 0),
+        ("a price of 0 or more", price, not (math.isfinite(price) and price >= 0)),
+        ("a carbon intensity of 0 g/kWh or more", carbon, not (math.isfinite(carbon) and carbon >= 0)),
     )
-    for expected, got, bad in wrong:
-        if bad:
+
+
+def _positive(expected: str, value: float) -> tuple[str, float, bool]:
+    return expected, value, not (math.isfinite(value) and value > 0)
+
+
+def _refuse(*checked: tuple[str, float, bool]) -> None:
+    for expected, got, wrong in checked:
+        if wrong:
             raise UsageError(expected=expected, got=f"{got:g}", remedy="correct it")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,13 +17,16 @@ from ergometry.core.run import Run
 from ergometry.core.units import human, parse
 from ergometry.equations.live import entries
 from ergometry.equations.readings import read as read_equations
-from ergometry.planning.from_runs import largest_batch, rate_of
+from ergometry.planning.from_runs import check_limits, largest_batch, rate_of
 from ergometry.planning.from_runs import read as read_runs
 from ergometry.planning.learning_rate import LearningRate
 from ergometry.planning.operating_points import OperatingPoint, fit_costs
+from ergometry.planning.other_sizes import from_runs as from_other_sizes
+from ergometry.planning.other_sizes import stated
 from ergometry.planning.over_time import OverTime, over_time
 from ergometry.planning.plan import Plan, Range
 from ergometry.planning.plan import plan as choose
+from ergometry.report.plan_schedules import batch_gain
 from ergometry.report.words import duration, percent, quantity
 from ergometry.store.catalog import default_store, resolve
 from ergometry.store.reader import load
@@ -57,10 +61,7 @@ class RunPlan(Plan):
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan as JSON: s, J, W, example/step; what is unknown or never reached is null."""
-        return {
-            **plan_json(self, self.learning_rate, self.equations),
-            "schedules": _schedules_json(self.schedules),
-        }
+        return plan_json(self, self.learning_rate, self.equations, self.schedules)
 
     def __str__(self) -> str:
         return plan_text(self, self.learning_rate, self.equations, self.schedules)
@@ -77,6 +78,9 @@ def plan(  # noqa: PLR0913 - what is wanted, what is allowed
     max_batch: float | None = None,
     memory: float | str | None = None,
     optimizer: str | None = None,
+    sizes: Sequence[Run | Recorded | str | Path] = (),
+    critical_batch: float | None = None,
+    grown: float = 1.0,
     store: Path | str | None = None,
 ) -> RunPlan:
     """Return the batch size, learning rate, power limit, time and energy for a goal, from measured runs of one job.
@@ -91,6 +95,9 @@ def plan(  # noqa: PLR0913 - what is wanted, what is allowed
         max_batch: no batch size above.
         memory: of one device, bytes or such as ``"80 GB"``: no batch size that is not sure to fit.
         optimizer: name of its class, where the run does not tell.
+        sizes: runs of the job with smaller or larger models: their B_c tells of this one's by a power law.
+        critical_batch: B_c known from elsewhere, example/step; taken to hold within a factor 1.5.
+        grown: how many times larger model and data are now than where that was known.
         store: the folder of runs; else ``$ERGOMETRY_STORE``, else ``erg-runs``.
 
     Raises:
@@ -99,10 +106,27 @@ def plan(  # noqa: PLR0913 - what is wanted, what is allowed
         RunNotFound: no run answers to a name.
     """
     several = runs if isinstance(runs, Sequence) and not isinstance(runs, str) else [runs]
-    loaded = [_loaded(run, Path(store) if store is not None else default_store()) for run in several]
-    known = read_runs(loaded, target_loss)
+    folder = Path(store) if store is not None else default_store()
+    loaded = [run_of(run, folder) for run in several]
+    if not loaded:
+        raise UsageError(expected="one run or more", got="none", remedy="record one with erg run")
+    if critical_batch is None and grown != 1.0:
+        raise UsageError(
+            expected="a critical batch size beside the growth since", got="none", remedy="state both (--critical-batch)"
+        )
+    by_size, left_out = from_other_sizes([run_of(run, folder) for run in sizes], loaded[0].meta.get("parameters"))
+    elsewhere = [
+        *([by_size] if by_size else []),
+        *([stated(critical_batch, grown)] if critical_batch is not None else []),
+    ]
+    known = read_runs(loaded, target_loss, elsewhere)
+    check_limits(points, known.limits_w)
     measured = [*known.points, *points]
-    remarks = list(known.remarks)
+    remarks = [*known.remarks, *left_out]
+    if known.limits_w is None and any(point.power_limit_w is not None for point in points):
+        remarks.append(
+            "which power limits the boards can be set to is not known: see that those planned are among them"
+        )
     if memory is not None:
         fits = largest_batch(loaded, parse(memory, "byte", "a memory"))
         if fits is None:
@@ -129,12 +153,18 @@ def plan(  # noqa: PLR0913 - what is wanted, what is allowed
     return RunPlan(
         **vars(found),
         learning_rate=rate,
-        schedules=over_time(loaded[0], measured, costs, batch),
+        schedules=over_time(loaded[0], measured, costs, batch, rate),
         equations=entries(loaded[0], books),
     )
 
 
-def _loaded(run: Run | Recorded | str | Path, store: Path) -> Run:
+def run_of(run: Run | Recorded | str | Path, store: Path) -> Run:
+    """Return the run that a recording has so far, or that an id, a name or a path means.
+
+    Raises:
+        UsageError: it is none of these.
+        RunNotFound: no run answers to it.
+    """
     if isinstance(run, Run):
         return run
     if isinstance(run, str | Path):
@@ -144,13 +174,19 @@ def _loaded(run: Run | Recorded | str | Path, store: Path) -> Run:
     raise UsageError(expected="a run, a recording, or a run's id or path", got=repr(run), remedy="see erg ls")
 
 
-def plan_json(plan: Plan, rate: LearningRate | None = None, equations: dict[str, Any] | None = None) -> dict[str, Any]:
+def plan_json(
+    plan: Plan,
+    rate: LearningRate | None = None,
+    equations: dict[str, Any] | None = None,
+    schedules: OverTime | None = None,
+) -> dict[str, Any]:
     """Return a plan as JSON.
 
     Args:
         plan: the plan.
         rate: learning rate at its batch size, where the run's is known.
         equations: entries of the run's equations, for the formulas as written.
+        schedules: over time.
     """
     return {
         "schema": SCHEMA,
@@ -182,12 +218,16 @@ def plan_json(plan: Plan, rate: LearningRate | None = None, equations: dict[str,
         "front": [asdict(point) for point in plan.front],
         "as_written": {name: entry.to_json() for name, entry in _as_written(equations).items()},
         "remarks": list(plan.remarks),
+        **({} if schedules is None else {"schedules": _schedules_json(schedules)}),
     }
 
 
 def _schedules_json(found: OverTime) -> dict[str, Any]:
-    batch = found.batch
+    batch, rate = found.batch, found.rate
     return {
+        "learning_rate": None
+        if rate is None
+        else {"progress": rate.progress.tolist(), "rates": rate.rate.tolist(), "constant": rate.constant},
         "power": {"why": found.power_why, "alpha": found.alpha, "kinds": [asdict(kind) for kind in found.power]},
         "batch": {
             "why": found.batch_why,
@@ -205,7 +245,7 @@ def plan_text(
     equations: dict[str, Any] | None = None,
     schedules: OverTime | None = None,
 ) -> str:
-    """Return a plan for a terminal of 80 columns. Arguments as of :func:`plan_json`; ``schedules`` over time, too."""
+    """Return a plan for a terminal of 80 columns. Arguments as of :func:`plan_json`."""
     lines = [f"To reach {plan.goal}:", ""]
     for setting in plan.settings:
         cap = "" if setting.power_limit_w is None else f", power limit {setting.power_limit_w:g} W"
@@ -213,6 +253,12 @@ def plan_text(
         lines.append(f"  batch size {setting.batch}{cap}{part}: {_range(setting.steps)}")
     if rate is not None:
         lines.append(f"  learning rate {rate.value:.3g} ({rate.rule} rule)")
+        course = None if schedules is None else schedules.rate
+        if course is not None and not course.constant:
+            lines.append(
+                f"    over the steps as in the run: from {course.rate[0]:.3g} to {course.rate[-1]:.3g}, "
+                f"{course.rate.max():.3g} at most"
+            )
     lines += [
         "",
         f"  time    {_range(plan.time)}",
@@ -227,7 +273,7 @@ def plan_text(
         "",
         f"best batch size, all that is not known included: {_range(plan.best_batch)}",
         f"critical batch size: {plan.critical_batch.median:.4g} [{low:.3g}, {high:.3g}]",
-        f"  from {plan.critical_batch.source}",
+        _wrapped(f"  from {plan.critical_batch.source}"),
     ]
     if plan.holds:
         told = ", ".join(f"{name} {percent(chance)}" for name, chance in plan.holds.items())
@@ -236,7 +282,11 @@ def plan_text(
         lines.append(f"held back by the budget of {' and '.join(plan.binding)}")
     lines += ["", *_front(plan), *(_schedules(schedules) if schedules is not None else ()), *_seed(equations)]
     notes = [*plan.remarks, *([rate.remark] if rate is not None and rate.remark else [])]
-    return "\n".join([*lines, *(f"note: {note}" for note in notes)])
+    return "\n".join([*lines, *(_wrapped(f"note: {note}") for note in notes)])
+
+
+def _wrapped(line: str) -> str:
+    return textwrap.fill(line, 80, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
 def _schedules(found: OverTime) -> list[str]:
@@ -255,7 +305,7 @@ def _schedules(found: OverTime) -> list[str]:
         lines += [
             "batch size over the progress, as the noise scale moves (model: it stands in",
             f"for B_c): {sizes}",
-            f"  takes {1 - 1 / (1 + found.batch.gain):.1%} less energy than {found.batch.constant:.0f} throughout",
+            f"  takes {batch_gain(found.batch)} than {found.batch.constant:.0f} throughout",
         ]
     return [*lines, ""] if lines else []
 

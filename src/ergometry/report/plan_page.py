@@ -11,20 +11,31 @@ from markupsafe import Markup
 from ergometry.core.estimate import Estimate
 from ergometry.core.units import human
 from ergometry.planning.learning_rate import LearningRate
+from ergometry.planning.over_time import OverTime
 from ergometry.planning.plan import Plan, Range
 from ergometry.report.html import embedded, environment
 from ergometry.report.plan import plan_json
-from ergometry.report.plots import Figure, Plot, View, curve, energy_unit, plotted, rounded, time_unit
+from ergometry.report.plan_schedules import missing, schedules
+from ergometry.report.plots import Figure, Plot, View, curve, energy_unit, paired, plotted, rounded, time_unit
 from ergometry.report.words import NO_BREAK, duration, percent, quantity
 
 _MOST_ROWS = 40
 
 
-def html(plan: Plan, rate: LearningRate | None = None, equations: dict[str, Any] | None = None) -> str:
-    """Return a plan as one self-contained HTML page. Arguments as of :func:`~ergometry.report.plan.plan_json`."""
+def html(
+    plan: Plan,
+    rate: LearningRate | None = None,
+    equations: dict[str, Any] | None = None,
+    over: OverTime | None = None,
+) -> str:
+    """Return a plan as one self-contained HTML page.
+
+    Arguments as of :func:`~ergometry.report.plan.plan_json`; ``over`` are its schedules.
+    """
     from plotly.offline import get_plotlyjs
 
-    figure, tree = front(plan), plan_json(plan, rate, equations)
+    figure, tree = front(plan), plan_json(plan, rate, equations, over)
+    courses = [] if over is None else paired(schedules(plan, over, rate))
     cards = [("Time", plan.time), ("Energy", plan.energy), ("Mean power", plan.power), ("Best batch", plan.best_batch)]
     return (
         environment()
@@ -35,7 +46,9 @@ def html(plan: Plan, rate: LearningRate | None = None, equations: dict[str, Any]
             remarks=[*plan.remarks, *([rate.remark] if rate is not None and rate.remark else [])],
             tables=_tables(plan, rate, tree),
             figure=figure,
-            plots=embedded({figure.name: [view.plot for view in figure.views]}),
+            courses=courses,
+            no_courses=[] if over is None else missing(over),
+            plots=embedded({one.name: [view.plot for view in one.views] for one in (figure, *courses)}),
             machine_readable=embedded(tree),
             # Plotly's own script closes no tag, which a test holds.
             plotly=Markup(get_plotlyjs()),

@@ -17,6 +17,7 @@ import importlib
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from ergometry.core.errors import SensorError
@@ -100,7 +101,7 @@ class AmdSmi:
             self.close()
             got = "; ".join(self.lost) or f"none of {len(handles)} visible"
             raise SensorError(expected="a visible AMD board", got=got, remedy=_REMEDY)
-        self.signals = tuple(map(_signal, self._boards))
+        self.signals = tuple(map(self._limited, self._boards))
         self._last = (math.nan,) * len(self.signals)
 
     def _in_order(self, handles: list[Any]) -> list[Any]:
@@ -177,6 +178,15 @@ class AmdSmi:
         found = [_number(info, key) for key in ("socket_power", "current_socket_power", "average_socket_power")]
         # Fields that a board does not have are N/A, or all ones.
         return next((power_w for power_w in found if 0.0 < power_w <= MAX_POWER_W), math.nan)
+
+    def _limited(self, board: Board) -> Signal:
+        """Return a board's signal with the power limits that it can be set to, where AMD SMI tells them."""
+        caps = self._ask("amdsmi_get_power_cap_info", board.handle)
+        least_uw, greatest_uw = (_number(caps, key) for key in ("min_power_cap", "max_power_cap"))
+        if not greatest_uw > 0.0:
+            return _signal(board)
+        least_w = 0.0 if math.isnan(least_uw) else least_uw * 1e-6
+        return replace(_signal(board), least_limit_w=least_w, greatest_limit_w=greatest_uw * 1e-6)
 
     def _uuid(self, handle: Any) -> str:
         uuid = self._ask("amdsmi_get_gpu_enumeration_info", handle).get("hip_uuid")

@@ -66,7 +66,7 @@ def find_meters(nvml: Any, handle: Any, board: Board, name: str, kind: SensorCla
         board=board.uuid,
     )
     meters = [_board_meter(nvml, handle, whole, name, kind)]
-    meters[0] = meters[0]._replace(signal=_of_slices(meters[0].signal, board))
+    meters[0] = meters[0]._replace(signal=_limited(nvml, handle, _of_slices(meters[0].signal, board)))
     board_w = _power_w(nvml, handle, SCOPE_GPU) or _usage_w(nvml, handle)
     if board_w is None:
         return meters
@@ -136,6 +136,15 @@ def _board_meter(nvml: Any, handle: Any, whole: Signal, name: str, kind: SensorC
         board="",
     )
     return Meter(modelled, _reader(_modelled_w, nvml, model))
+
+
+def _limited(nvml: Any, handle: Any, signal: Signal) -> Signal:
+    """Return the board's signal with the power limits that the board can be set to, where NVML tells them."""
+    range_mw = ask(nvml, "nvmlDeviceGetPowerManagementLimitConstraints", handle)
+    if range_mw is None:
+        return signal
+    least_mw, greatest_mw = range_mw
+    return replace(signal, least_limit_w=least_mw / 1e3, greatest_limit_w=greatest_mw / 1e3)
 
 
 def _of_slices(signal: Signal, board: Board) -> Signal:

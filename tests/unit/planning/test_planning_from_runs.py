@@ -18,12 +18,13 @@ from ergometry.core.errors import ErgError, UsageError
 from ergometry.core.estimate import Estimate
 from ergometry.core.run import Run, Table
 from ergometry.equations.readings import read as read_equations
-from ergometry.planning.from_runs import largest_batch, optimizer_of, plan_runs, points_of, rate_of, read
+from ergometry.planning.from_runs import largest_batch, limits_of, optimizer_of, points_of, rate_of, read
+from ergometry.planning.operating_points import OperatingPoint
 from ergometry.work.attribution import accounts
 from support.attributed import COUNTER, MODELS, calibrate, training
 from support.planned import CRITICAL, job
 from support.stored import store_run
-from support.synthetic import WELL, synthetic_run, with_health
+from support.synthetic import BOARD, WELL, synthetic_run, with_health
 
 
 def test_a_run_is_an_operating_point_of_its_steps_alone() -> None:
@@ -55,7 +56,7 @@ def test_the_power_limit_is_that_of_the_boards_together() -> None:
 
 def test_the_plan_from_two_runs_is_near_the_optimum_that_made_them() -> None:
     runs = [job(32, 1600, 40.0), job(256, 600, 120.0)]  # 0.1 s a step: 4 J and 12 J, so e0 = 2.857, e1 = 0.0357
-    found = plan_runs(runs)
+    found = erg_.plan(runs)
     best = math.sqrt(CRITICAL * (4 - 32 * 8 / 224) / (8 / 224))
     assert found.settings[0].batch == pytest.approx(best, rel=0.2)  # half an octave is the grid's width
     assert found.best_batch.low <= 1.2 * best <= 1.2**2 * found.best_batch.high
@@ -66,9 +67,9 @@ def test_runs_without_sizes_or_none_at_all_are_refused() -> None:
     rows = run.table(series.STEPS).rows.copy()
     rows[:, series.STEPS.columns.index("examples")] = math.nan
     with pytest.raises(UsageError, match="--examples"):
-        plan_runs([replace(run, tables={**run.tables, "steps": Table(series.STEPS.columns, rows)})])
+        erg_.plan([replace(run, tables={**run.tables, "steps": Table(series.STEPS.columns, rows)})])
     with pytest.raises(UsageError, match="one run or more"):
-        plan_runs([])
+        erg_.plan([])
 
 
 def test_the_optimizer_is_read_off_the_profiles() -> None:
@@ -214,3 +215,47 @@ def test_wrong_uses_are_told_in_one_line(store: Path, words: tuple[str, ...], sa
     assert isinstance(done.exception, ErgError), done.output
     assert said in str(done.exception)
     assert "\n" not in str(done.exception)
+
+
+def ranged(least_w: float | None, greatest_w: float | None) -> Run:
+    """Return a run whose board says between which power limits it can be set."""
+    signal = replace(BOARD, least_limit_w=least_w, greatest_limit_w=greatest_w)
+    return with_health(job(64, power_w=300.0, signal=signal), WELL)
+
+
+def test_points_at_limits_that_the_boards_cannot_be_set_to_are_refused() -> None:
+    run = ranged(200.0, 700.0)
+    assert limits_of(accounts(run)) == (200.0, 700.0)
+    too_high = OperatingPoint(64, 0.1, 40.0, power_limit_w=900.0, source="points.csv")
+    with pytest.raises(UsageError, match=r"limits of 200 to 700 W.*got 900 W in points.csv; leave out"):
+        erg_.plan(run, points=[too_high])
+    assert erg_.plan(run, points=[replace(too_high, power_limit_w=700.4)]).settings  # boards round
+
+
+def test_where_no_board_tells_its_limits_the_plan_says_so() -> None:
+    point = OperatingPoint(64, 0.1, 4.0, power_limit_w=150.0)
+    said = "which power limits the boards can be set to is not known"
+    assert any(said in remark for remark in erg_.plan(job(64), points=[point]).remarks)
+    assert not any(said in remark for remark in erg_.plan(job(64)).remarks)
+    assert limits_of(accounts(ranged(None, 700.0))) is None
+
+
+def test_load_that_comes_and_goes_for_many_steps_is_in_the_error_of_a_point() -> None:
+    run = synthetic_run(400, evaluate_every=10**6)
+    rows = run.table(series.STEPS).rows.copy()
+    slow = np.r_[np.zeros(250), np.full(150, 0.04)] + 1e-3 * np.random.default_rng(0).normal(size=400)
+    rows[:, 2] = rows[:, 1] + 0.05 + slow  # it ends sooner than the next one begins
+    loaded = replace(run, tables={**run.tables, "steps": Table(series.STEPS.columns, rows)})
+    (point,) = points_of(loaded, accounts(loaded))
+    one_by_one = float(np.std(rows[10:, 2] - rows[10:, 1], ddof=1)) / math.sqrt(390)
+    assert point.step_s_stderr is not None
+    assert point.step_s_stderr > 4 * one_by_one
+    (steady,) = points_of(run, accounts(run))
+    assert steady.step_s_stderr == pytest.approx(0.0, abs=1e-9)
+
+
+def test_a_run_of_another_job_offers_neither_steps_nor_points() -> None:
+    run, other = job(64, 800, parameters=10**6), job(256, 600, power_w=200.0, parameters=10**5)
+    known = read([run, other])
+    assert [point.batch for point in known.points] == [64.0]
+    assert any("trained another model (100,000 parameters, not 1,000,000)" in remark for remark in known.remarks)

@@ -11,7 +11,7 @@ import pytest
 from ergometry.core import series
 from ergometry.core.errors import UsageError
 from ergometry.core.run import Run, Table
-from ergometry.planning.history import loss_by_step, read_history
+from ergometry.planning.history import loss_by_step, read_history, taking_turns
 from support.planned import CRITICAL, job, noisy, steps_to
 from support.synthetic import synthetic_run
 
@@ -122,3 +122,30 @@ def test_what_rises_is_no_loss() -> None:
     assert loss_by_step(run)[0] == 0.1
     with pytest.raises(UsageError, match=r"no loss|diverged"):
         read_history([run], 0.95)
+
+
+def with_first_steps(run, *began: float):
+    """Return a run whose optimizers made their first steps there."""
+    rows = np.array([(step, who, 0.0, 0.1) for who, step in enumerate(began)])
+    return replace(run, tables={**run.tables, "learning_rates": Table(series.LEARNING_RATES.columns, rows)})
+
+
+def test_optimizers_that_take_turns_have_no_one_loss_to_plan_for() -> None:
+    turns = with_first_steps(job(64), 0, 1)
+    assert taking_turns(turns) == 2
+    with pytest.raises(UsageError, match="whose 2 optimizers take turns, each at a loss of its own"):
+        read_history([turns])
+    found = read_history([job(64), turns])
+    assert any("optimizers that take turns" in remark for remark in found.remarks)
+
+
+def test_optimizers_of_one_loss_and_one_that_comes_much_later_take_no_turns() -> None:
+    assert taking_turns(with_first_steps(job(64), 0, 0)) == 1
+    assert taking_turns(with_first_steps(job(64), 0, 300)) == 1
+    assert read_history([with_first_steps(job(64), 0, 0)]).goal.words
+
+
+def test_a_goal_far_beyond_the_steps_seen_is_said_to_be() -> None:
+    far = read_history([job(64, 400)], 1.076)  # after ten times as many
+    assert any("times as many steps away as were seen" in remark for remark in far.remarks)
+    assert not any("steps away" in remark for remark in read_history([job(64, 400)]).remarks)

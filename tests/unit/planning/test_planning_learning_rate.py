@@ -53,3 +53,13 @@ def test_the_linear_rule_without_a_noise_scale_says_what_it_takes_for_granted() 
 def test_what_is_not_positive_is_refused(words) -> None:
     with pytest.raises(UsageError, match="positive"):
         rescaled(*words)
+
+
+def test_an_optimizer_whose_rule_is_not_known_is_said_to_follow_sgds() -> None:
+    assert "Muon is none of" in rescaled(0.1, 32, 64, optimizer="Muon").remark
+    assert "it was not seen" in rescaled(0.1, 32, 64, optimizer="", b_noise=50.0).remark
+    assert (
+        "which rule"
+        not in rescaled(0.1, 32, 64, optimizer="SGD").remark + rescaled(0.1, 32, 64, optimizer="AdamW").remark
+    )
+    assert rescaled(0.1, 32, 64).scale == pytest.approx(2.0)

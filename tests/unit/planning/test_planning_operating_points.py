@@ -136,3 +136,11 @@ def test_points_that_scatter_wildly_give_no_step_of_no_time() -> None:
     at = np.array([8.0, 64.0, 1024.0])
     assert np.all(costs.time_s(at) > 0)
     assert np.all(np.isfinite(costs.energy_j(at) / costs.time_s(at)))
+
+
+@pytest.mark.parametrize("cell", ["-5", "nan", "inf", "0"])
+def test_a_power_limit_that_cannot_be_is_refused_and_not_taken_for_none(cell: str, tmp_path) -> None:
+    path = tmp_path / "points.csv"
+    path.write_text(f"batch,step_s,step_j,power_limit_w\n32,0.1,5,\n64,0.1,6,{cell}\n")
+    with pytest.raises(UsageError, match=r"a positive power_limit_w, or none, got .* line 3"):
+        read_points(path)

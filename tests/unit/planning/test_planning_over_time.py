@@ -9,6 +9,7 @@ import pytest
 
 from ergometry.core import series
 from ergometry.core.run import Run, Table
+from ergometry.planning.learning_rate import rescaled
 from ergometry.planning.operating_points import OperatingPoint, fit_costs
 from ergometry.planning.over_time import over_time
 from support.planned import job
@@ -87,3 +88,19 @@ def test_without_looks_at_the_noise_scale_there_is_no_batch_over_time() -> None:
     found = over_time(job(64), rows, fit_costs(rows), 64)
     assert found.batch is None
     assert "noise scale" in found.batch_why
+
+
+def with_rates(run, *rows: tuple[float, float, float, float]):
+    return replace(run, tables={**run.tables, "learning_rates": Table(series.LEARNING_RATES.columns, np.array(rows))})
+
+
+def test_the_learning_rate_over_time_is_the_runs_own_course_scaled_to_the_batch_size() -> None:
+    rows = points((300.0,))
+    run = with_rates(job(64, 400), (0, 0, 0, 0.1), (0, 0, 1, 7.0), (100, 0, 0, 0.4), (0, 1, 0, 9.0), (200, 0, 0, 0.0))
+    course = over_time(run, rows, fit_costs(rows), 128, rescaled(0.4, 64, 128)).rate
+    assert course is not None
+    assert course.progress.tolist() == [0.0, 0.25, 0.5]
+    assert course.rate.tolist() == pytest.approx([0.2, 0.8, 0.0])  # of the first group of the first optimizer
+    assert not course.constant
+    assert over_time(run, rows, fit_costs(rows), 128).rate is None
+    assert over_time(job(64, 400), rows, fit_costs(rows), 64, rescaled(0.4, 64, 64)).rate is not None

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+import ergometry as erg_
 from ergometry.cli import app
 from ergometry.core import series
 from ergometry.core.errors import ErgError, UsageError
@@ -248,3 +249,31 @@ def test_without_a_machine_or_a_calibration_there_is_no_prediction(tmp_path, mon
 
 def test_the_medians_of_draws_are_those_stated() -> None:
     assert float(np.median(Rate(3.0, 0.5, "x").draws(np.random.default_rng(0)))) == pytest.approx(3.0, rel=0.05)
+
+
+def test_in_python_a_run_or_numbers_are_predicted_as_on_the_command_line() -> None:
+    run = synthetic_run(400, evaluate_every=10**6)
+    rest = erg_.predict(run, steps=800, pue=1.5, price_per_kwh=0.2, carbon_g_per_kwh=300.0)
+    assert rest.energy is not None
+    assert rest.price == pytest.approx(1.5 * 0.2 * rest.energy.value / 3.6e6)
+    assert rest.carbon_g == pytest.approx(1.5 * 300.0 * rest.energy.value / 3.6e6)
+    assert rest.to_json()["schema"] == "ergometry.prediction/1"
+    assert str(rest).startswith("400 of 800 steps made")
+    before = erg_.predict(parameters=7e9, tokens=2e12, machine="H100", devices=512)
+    assert before.dominant == "MFU"
+    assert before.to_json()["energy"]["value"] == before.energy.value
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ({"run": "a", "steps": 5, "machine": "H100"}, "got both, machine"),
+        ({"steps": 5}, "a run to go with steps"),
+        ({"flops": 1e20, "machine": "H100", "carbon_g_per_kwh": math.nan}, "a carbon intensity of 0"),
+        ({"run": synthetic_run(50), "steps": 100, "pue": 0.5}, "a PUE of 1 or more, got 0.5"),
+        ({"run": 7, "steps": 100}, "a run, a recording"),
+    ],
+)
+def test_in_python_wrong_uses_are_told_in_one_line(words: dict, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        erg_.predict(**words)

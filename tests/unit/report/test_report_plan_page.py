@@ -15,8 +15,11 @@ from ergometry.core.budget import Budget
 from ergometry.planning.belief import Belief
 from ergometry.planning.learning_rate import LearningRate
 from ergometry.planning.operating_points import OperatingPoint
+from ergometry.planning.over_time import OverTime, RateCourse
 from ergometry.planning.plan import FrontPoint, Goal, plan
+from ergometry.planning.schedules import batch_schedule, power_schedules
 from ergometry.report.plan_page import front, html
+from ergometry.report.plan_schedules import batch_gain, schedules
 from support.stored import store_run
 from support.synthetic import synthetic_run
 
@@ -99,3 +102,44 @@ def test_erg_plan_writes_the_page_beside_its_answer(tmp_path):
     assert done.exit_code == 0, done.output
     assert "energy" in done.stdout
     assert 'data-figure="front"' in page.read_text(encoding="utf-8")
+
+
+def over(**parts) -> OverTime:
+    known = {"power": (), "alpha": None, "power_why": "needs two limits", "batch": None, "batch_why": "needs looks"}
+    return OverTime(**{**known, **parts})
+
+
+def test_the_schedules_are_drawn_as_they_are_planned_each_with_a_sentence():
+    found = planned()
+    rate = LearningRate(0.2, "linear", {}, None, "", 2.0)
+    course = RateCourse(np.array([0.0, 0.25]), np.array([0.02, 0.2]))
+    sizes = batch_schedule([0.0, 0.5], [100.0, 1600.0], 4.0, 0.01)
+    told = over(batch=sizes, rate=course, power=power_schedules(100.0, 0.4), alpha=0.4)
+    batch, rates, power = schedules(found, told, rate)
+    (line,) = rates.views[0].plot["data"]
+    total = sum(setting.steps.value for setting in found.settings)
+    assert line["x"] == pytest.approx([0.0, 0.25 * total, total], rel=1e-5)
+    assert line["y"] == [0.02, 0.2, 0.2]
+    assert line["line"]["shape"] == "hv"
+    assert batch.views[0].plot["data"][1]["y"] == [*sizes.batch.tolist(), sizes.batch[-1]]
+    assert "less energy than" in batch.reading
+    assert "scaled by 2, the linear rule" in rates.reading
+    assert [trace["y"][0] for trace in power.views[0].plot["data"]] == pytest.approx(
+        [kind.start_w for kind in told.power], rel=1e-5
+    )
+    page = html(found, rate, None, told)
+    assert all(f'data-figure="{name}"' in page for name in ("batch-schedule", "rate-schedule", "power-schedule"))
+
+
+def test_a_schedule_that_is_not_known_says_what_it_needs():
+    page = html(planned(), None, None, over())
+    assert "No schedule of the batch size: it needs looks." in page
+    assert "No schedule of the power: it needs two limits." in page
+    assert 'data-figure="rate-schedule"' not in page
+    assert "Over the run" not in html(planned())
+
+
+def test_a_course_that_rounding_makes_worse_is_not_praised():
+    found = batch_schedule([0.0, 0.5], [100.0, 100.0], 4.0, 0.0123)
+    assert found.gain < 0
+    assert batch_gain(found).startswith("no less energy")

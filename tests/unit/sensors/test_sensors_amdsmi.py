@@ -53,6 +53,11 @@ def test_without_an_accumulator_the_smoothed_power_is_read():
         assert sensor.signals[0].averaging_s == 1.0
 
 
+def test_a_board_says_which_power_limits_it_can_be_set_to():
+    (signal,) = boards([Card(ticks=1000)]).signals
+    assert (signal.least_limit_w, signal.greatest_limit_w) == (0.0, 750.0)  # some tell no least one
+
+
 def test_an_accumulator_that_stands_at_zero_is_not_preferred_to_a_power():
     assert boards([Card(ticks=0, power_w=312.0)]).read(0.0) == (312.0,)
     assert boards([Card(ticks=0, power_w="N/A")]).read(0.0) == (0.0,)  # it may yet count

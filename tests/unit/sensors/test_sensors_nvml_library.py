@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from support.fake_nvml import FakeBoard, FakeNvml, now_s
+from support.fake_nvml import NEVER_S, FakeBoard, FakeNvml
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("pynvml") is None, reason="NVIDIA's binding nvidia-ml-py is not installed"
@@ -145,14 +145,20 @@ def test_a_machine_without_the_library(tmp_path, library):
 
 
 def test_a_lost_board_is_a_gap_and_comes_back_with_its_counter_anew(library):
-    now = now_s()
-    lost = FakeBoard(uuid="GPU-1", epoch_s=now, lost_from_s=now + 0.8, lost_until_s=now + 1.2, restarts=True)
-    library.set(FakeBoard(uuid="GPU-0"), lost)
+    first, second = FakeBoard(uuid="GPU-0"), FakeBoard(uuid="GPU-1", restarts=True)
+    library.set(first, second)
+    states = [library.text(first, replace(second, lost_from_s=1.0, lost_until_s=until)) for until in (NEVER_S, -1.0)]
     code = f"""
+import os
 import ergometry.sensors.nvml as module
 module.RESTART_PERIOD_S = 0.1
-for moment in (0.7, 1.0, 1.5):
-    time.sleep(max({now} + moment - time.monotonic(), 0))
+read()
+for state in {states!r}:
+    time.sleep(0.1)
+    with open({str(library.state)!r} + ".new", "w") as file:
+        file.write(state.replace("lost_until_s -1.0", f"lost_until_s {{time.monotonic()!r}}"))
+    os.replace(file.name, {str(library.state)!r})
+    time.sleep(0.1)
     read()
 """
     reads = [read[2] for read in ask(library, code)["reads"]]
@@ -160,7 +166,7 @@ for moment in (0.7, 1.0, 1.5):
     before, between, after = (read[1] for read in reads)
     assert before > 5000
     assert between != between  # NaN
-    assert after < 100
+    assert after < 5000
 
 
 def test_the_state_of_boards_comes_through_the_binding(library):
@@ -176,14 +182,25 @@ answer = [["nan" if x != x else x for x in row] for row in sensor.health()]
     shared = os.readlink("/proc/self/ns/pid") == "pid:[4026531836]"
     assert row[9] == (0.4 if shared else "nan")
     assert row[10:12] == [1e6, 2e6]
-    assert row[12:] == pytest.approx([2**20, 2**21], rel=0.05)
+    assert row[12:] == pytest.approx([2**20, 2**21], rel=0.2)  # of two clocks, read one after the other
 
 
 def test_a_hung_driver_holds_the_reader_no_longer_than_it_hangs(library):
     """The sampler reads this sensor in a thread of its own; here it is shown that a late answer is a true one."""
-    now = now_s()
-    library.set(FakeBoard(epoch_s=now, hang_from_s=now + 0.5, hang_until_s=now + 1.2, start_j=0.0))
-    code = f"time.sleep(max({now} + 0.6 - time.monotonic(), 0)); read()"
-    ((began_s, ended_s, (energy_j,)),) = ask(library, code)["reads"]
-    assert began_s < now + 1.2 < ended_s
-    assert energy_j == pytest.approx(100.0 * (ended_s - now), abs=10.0)
+    board = FakeBoard(start_j=0.0)
+    library.set(board)
+    state = library.text(replace(board, hang_from_s=1.0, hang_until_s=-1.0))
+    code = f"""
+import os
+answer = time.monotonic() + 0.5
+with open({str(library.state)!r} + ".new", "w") as file:
+    file.write({state!r}.replace("hang_until_s -1.0", f"hang_until_s {{answer!r}}"))
+os.replace(file.name, {str(library.state)!r})
+read()
+"""
+    said = ask(library, code)
+    ((began_s, ended_s, (energy_j,)),) = said["reads"]
+    until_s = said["said"]
+    assert began_s < until_s <= ended_s
+    edge_j = board.update_s * board.idle_w + 1e-3
+    assert 100.0 * (until_s - board.epoch_s) - edge_j <= energy_j <= 100.0 * (ended_s - board.epoch_s) + edge_j

@@ -135,6 +135,16 @@ def test_the_module_is_read_on_a_superchip_with_one_board(name, module_mw, found
         assert all_of_it["node0/module3"].signal.device == ""  # its processor's joules are not the board's phases
 
 
+def test_a_board_says_which_power_limits_it_can_be_set_to_and_its_parts_do_not():
+    ranged = counting(0, GetPowerManagementLimitConstraints=(200_000, 700_000))
+    ranged.fields |= {(POWER_INSTANT, GPU): 300_000, (POWER_INSTANT, MEMORY): 50_000}
+    found = meters(ranged)
+    told = {domain: (m.signal.least_limit_w, m.signal.greatest_limit_w) for domain, m in found.items()}
+    assert told == {"node0/gpu3": (200.0, 700.0), "node0/gpu3/memory": (None, None)}
+    (silent,) = meters(counting(0)).values()
+    assert (silent.signal.least_limit_w, silent.signal.greatest_limit_w) == (None, None)
+
+
 def test_a_slice_is_the_whole_boards_power_and_said_to_be():
     signals = [
         meters(counting(0), board=Board(0, 0, "GPU-0", sliced=True, slices=3, all_slices=7))["node0/gpu0"].signal,
