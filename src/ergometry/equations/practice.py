@@ -300,12 +300,12 @@ def _priced(readings: Readings) -> dict[str, Estimate]:
         known = readings.critical_batch.known
         return {"B_latency": Estimate.unknown("example/step", COUNTED)} if known else {}
     per_joule = readings.information / readings.accounts.total
-    written = combined(
-        efficient_batch_as_written,
-        [readings.peak_power, per_joule, rate, priced.e_flop],
-        SECTIONS[2].as_written_names["B_efficient"],
-        "√(P_max η_power/(ν₀ E_FLOP))",
-    )
+    unit = SECTIONS[2].as_written_names["B_efficient"]
+    if (per_joule.value or 0.0) < 0:
+        written = Estimate.unknown(unit, "needs a positive information: see information_nat in 1.2")
+    else:
+        inputs = [readings.peak_power, per_joule, rate, priced.e_flop]
+        written = combined(efficient_batch_as_written, inputs, unit, "√(P_max η_power/(ν₀ E_FLOP))")
     latency = readings.by_critical_batch(
         lambda critical, static, nu, e1d: latency_bound_batch(static, critical, nu, e1d),
         [readings.component_power("static"), rate, priced.e1d],

@@ -67,7 +67,9 @@ def combined(formula: Callable[..., object], inputs: Sequence[Estimate], unit: s
         value = float(formula(*map(np.float64, values)))  # type: ignore[arg-type]
         slopes = [_moved(formula, values, i, x.stderr) for i, x in enumerate(inputs)]
     if not math.isfinite(value):
-        return Estimate.unknown(unit, "an input is zero, or not finite", provenance)
+        return Estimate.unknown(
+            unit, "the formula has no finite value: an input is zero, of the wrong sign, or not finite", provenance
+        )
     return Estimate(value, math.hypot(*slopes), unit, provenance, method)
 
 

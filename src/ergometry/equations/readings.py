@@ -90,7 +90,8 @@ class Readings:
         """Return what was computed from the information, pointing to 1.2 for what was inferred to have it."""
         if found.value is None:
             return found
-        why = "the information is inferred: see information_nat in 1.2"
+        negative = "negative, as the information is; " if (self.information.value or 0.0) < 0 else ""
+        why = f"{negative}the information is inferred: see information_nat in 1.2"
         return replace(found, method=f"{method}, I: {self.information.method}", why=why)
 
     @property

@@ -20,6 +20,15 @@ METHOD = "prequential codelength gain over the uniform code (E7 ii)"
 #: How many of the first losses must look like a cross-entropy, and by what factor they may exceed ln C.
 GUARD_STEPS, GUARD_FACTOR = 10, 1.5
 
+REPEATS = (
+    "an upper bound: whether a label came twice is not known, and one that did is counted as new (some steps had no "
+    "data loader whose passes could be counted); exact where the data come from a torch DataLoader without replacement"
+)
+NEGATIVE = (
+    "negative: on the whole these labels cost more than the uniform code's ln C each, so that nothing was saved yet; "
+    "what the first steps cost, at a loss above ln C, is repaid by later ones that predict better, if there are any"
+)
+
 
 def prequential_gain(losses: Array, counts: Array, classes: int) -> float:
     """Prequential codelength gain, I, in nat: what predicting each label before learning from it saved.
@@ -47,17 +56,21 @@ def read_information(run: Run) -> Estimate:
     """Information gained by the parameters, I, in nat, from the losses that a run recorded.
 
     Only steps of the first pass over the data count: later a label has been seen and its code is no longer
-    prequential. A step without a finite loss or a count is sent by the uniform code: it gains nothing and is left out.
+    prequential. Where no loader tells of passes, whether a label came before is not known: the value is an upper bound
+    then, with ``stderr`` None, since a label that came again brings no news. A step without a finite loss or a count
+    is sent by the uniform code: it gains nothing and is left out.
 
-    ``stderr`` is 0: the realised codelength is a definition (:func:`prequential_gain`). What may be wrong is what was
-    inferred, which no standard error holds, so ``why`` names it: the classes, the labels per step (padding
-    counts as labels), the loss being a mean cross-entropy, and that no label came twice.
+    Otherwise ``stderr`` is 0: the realised codelength is a definition (:func:`prequential_gain`). What may be wrong is
+    what was inferred, which no standard error holds, so ``why`` names it: the classes, the labels per step (padding
+    counts as labels), the loss being a mean cross-entropy, and that the examples of a pass are different ones.
     """
     coded = coded_steps(run)
     if not len(coded.step):
         return _unknown(coded.why)
     gain = prequential_gain(coded.losses, coded.counts, coded.classes)
-    return Estimate(gain, 0.0, "nat", Provenance.DERIVED, METHOD, coded.why)
+    why = f"{NEGATIVE}; {coded.why}" if gain < 0 else coded.why
+    stderr, provenance = (None, Provenance.ASSUMED) if coded.repeats else (0.0, Provenance.DERIVED)
+    return Estimate(gain, stderr, "nat", provenance, METHOD, why)
 
 
 @dataclass(frozen=True)
@@ -70,6 +83,7 @@ class CodedSteps:
         counts: (n,) its labels.
         classes: C of the uniform code.
         why: what was inferred for it; of no step, what is needed.
+        repeats: labels may have come before.
     """
 
     step: Array
@@ -77,6 +91,7 @@ class CodedSteps:
     counts: Array
     classes: int
     why: str
+    repeats: bool = False
 
 
 def coded_steps(run: Run) -> CodedSteps:
@@ -86,7 +101,7 @@ def coded_steps(run: Run) -> CodedSteps:
     if classes is None:
         why = "needs the number of classes (the last dimension of the model's output), which was not seen"
         return CodedSteps(none, none, none, 0, why)
-    step, losses, counts, facts = _coded_steps(run)
+    step, losses, counts, facts, repeats = _coded_steps(run)
     if not len(losses):
         return CodedSteps(none, none, none, classes, facts)
     first = float(np.mean(losses[:GUARD_STEPS]))
@@ -94,7 +109,7 @@ def coded_steps(run: Run) -> CodedSteps:
         why = f"the loss does not look like a cross-entropy over {classes} classes"
         return CodedSteps(none, none, none, classes, why)
     why = f"inferred: a loss that is the mean cross-entropy in nat over {classes} classes (the output's width); {facts}"
-    return CodedSteps(step, losses, counts, classes, why)
+    return CodedSteps(step, losses, counts, classes, f"{REPEATS}; {why}" if repeats else why, repeats)
 
 
 def _unknown(why: str) -> Estimate:
@@ -108,13 +123,13 @@ def _classes(meta: Mapping[str, Any]) -> int | None:
     return None
 
 
-def _coded_steps(run: Run) -> tuple[Array, Array, Array, str]:
-    """Return steps, losses and label counts of what can be coded, and what was taken as given for it."""
+def _coded_steps(run: Run) -> tuple[Array, Array, Array, str, bool]:
+    """Return steps, losses and label counts of what can be coded, what was taken as given, and if labels may repeat."""
     none = np.empty(0)
     if not len(run.table(STEPS)):
-        return none, none, none, "needs training steps, of which none was seen"
+        return none, none, none, "needs training steps, of which none was seen", False
     if not len(run.table(LOSSES)):
-        return none, none, none, "needs the loss of each step, which was not seen"
+        return none, none, none, "needs the loss of each step, which was not seen", False
     steps = run.table(STEPS)
     passes, flags = np.nan_to_num(steps["loader_pass"]), np.nan_to_num(steps["flags"]).astype(np.int64)
     steps = Table(steps.columns, steps.rows[(passes <= 1) & (flags & NO_BACKWARD == 0)])
@@ -125,15 +140,20 @@ def _coded_steps(run: Run) -> tuple[Array, Array, Array, str]:
     counts = steps["tokens" if per_token else "examples"]
     coded = np.isfinite(loss) & np.isfinite(counts)
     if not np.any(coded):
-        return none, none, none, "needs steps of the first pass over the data with a finite loss and a known size"
+        return (
+            none,
+            none,
+            none,
+            "needs steps of the first pass over the data with a finite loss and a known size",
+            False,
+        )
+    repeats = bool(np.any(np.nan_to_num(steps["loader_pass"][coded]) < 1))
     facts = [f"one label per {'token' if per_token else 'example'}, as counted"]
-    if np.all(steps["loader_pass"][coded] == 1):
+    if not repeats:
         facts.append("the first pass over the data")
-    else:
-        facts.append("no data loader was seen in some steps, so their data are taken as never repeated")
     if missing := len(coded) - int(np.count_nonzero(coded)):
         facts.append(f"{missing} of its {len(coded)} steps have no finite loss or size and add nothing")
     if np.any(steps["backwards"][coded] > 1):
         facts.append("a step's loss is the sum over its backward calls, read as already divided by their number")
     facts.append("losses as the training saw them, dropout included, each before its update")
-    return steps["step"][coded], loss[coded], counts[coded], "; ".join(facts)
+    return steps["step"][coded], loss[coded], counts[coded], "; ".join(facts), repeats

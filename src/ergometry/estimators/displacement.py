@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from ergometry.core.estimate import Estimate, Provenance
 from ergometry.core.run import Run, Table
-from ergometry.core.series import LEARNING_RATES, LEDGER, MODULE_WORK, NOISE
+from ergometry.core.series import LEARNING_RATES, LEDGER, LOSSES, MODULE_WORK, NOISE
 from ergometry.estimators.noise_scale import NORM_LAYERS, grad_sq, of_training_set, read_noise, trace_cov
-from ergometry.estimators.rows import moving_steps
+from ergometry.estimators.rows import beside, left_out, moving_steps, values_at
 from ergometry.estimators.sampling import Array, Observations, Sampling, sample_steps
 
 NO_LEDGER = "needs the ledger of gradient work: none was recorded (physics off, or no torch optimizer step was seen)"
@@ -21,9 +22,12 @@ UNEQUAL = "needs one learning rate: the parameter groups have different ones, an
 
 COLUMNS = ("step", "learning_rate", "grad_sq", "dtheta_sq", "work", "path")
 _ERRORS = tuple(f"{name}_stderr" for name in COLUMNS[2:])
-_WIDTH = len(COLUMNS) + len(_ERRORS)
+_WIDTH = len(COLUMNS) + len(_ERRORS) + 1
 
+_OF_LOSS = "g as the loss's backward left it, before any clipping; decoupled weight decay, if any, is in Δθ"
 _AS_STEPPED = "g as the optimizer had it, clipped if it was; decoupled weight decay, if any, is in Δθ"
+
+_ALTERED, _PARALLEL = 1e-3, 0.99
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,8 @@ class GradientWork:
     """Sums over a run's optimizer steps, with the error of the parameters and the steps that were not sampled.
 
     Attributes:
-        flow: Σ η|g|², loss; the work of 1.3 if θ followed gradient flow along the minibatch gradient.
+        flow: Σ η|g|², loss; the work of 1.3 if θ followed gradient flow along the minibatch gradient. Of clipped
+            gradients ĝ it is Σ ηg·ĝ: θ then flows along them.
         ito: Σ −g·Δθ, loss; displacement work with the actual Δθ.
         path: Σ |g||Δθ|, loss.
         alignment: Σ −g·Δθ / Σ |g||Δθ|, in [−1, 1] but for sampling error; never clamped.
@@ -54,11 +59,14 @@ class Displacement:
     """Displacement work and its kin (E2), one optimizer step at a time.
 
     An observation is (step, η, |g|², |Δθ|², −g·Δθ, |g||Δθ|), and may go on with the standard errors of the last four;
-    NaN for η where it is not known.
+    NaN for η where it is not known. After those g·ĝ/|g|² may follow, with ĝ the gradient that the optimizer was given
+    (1: the loss's own).
 
     Attributes:
         population: (S,) the steps that the observations stand for; None: themselves.
         why_no_rate: why η is not known of some step.
+        note: what g is.
+        losses: (S,) the loss of each of ``population``, which tells of those not looked at; None: not known.
 
     >>> work = Displacement()
     >>> state = work.update(work.init(), (0.0, 0.1, 4.0, 0.04, 0.4, 0.4))
@@ -68,6 +76,8 @@ class Displacement:
 
     population: Array | None = None
     why_no_rate: str = ""
+    note: str = _AS_STEPPED
+    losses: Array | None = None
 
     def init(self) -> Observations:
         """Return the state of no step."""
@@ -75,7 +85,7 @@ class Displacement:
 
     def update(self, state: Observations, x: Sequence[float], /) -> Observations:
         """Return the state with one more step."""
-        return state.add([*x, *(0.0,) * (_WIDTH - len(x))])
+        return state.add([*x, *(*(0.0,) * len(_ERRORS), 1.0)[len(x) - len(COLUMNS) :]])
 
     def merge(self, a: Observations, b: Observations, /) -> Observations:
         """Return the state of both sets of steps."""
@@ -87,26 +97,24 @@ class Displacement:
             units = ("loss", "loss", "loss", "", "loss", "loss^2", "1/loss")
             return GradientWork(*(Estimate.unknown(unit, NO_LEDGER) for unit in units))
         step, eta, *rest = (np.ascontiguousarray(column) for column in state.rows.T)
-        g2, d2, work, path = ((x, stderr**2) for x, stderr in zip(rest[:4], rest[4:], strict=True))
-        sampling = sample_steps(step, step if self.population is None else self.population)
+        g2, d2, work, path = ((x, stderr**2) for x, stderr in zip(rest[:4], rest[4:8], strict=True))
+        given = rest[8]
+        sampling = sample_steps(step, step if self.population is None else self.population, self.losses)
         moving = eta > 0
         rate = np.where(moving, eta, 1.0)
         cost = np.where(moving, d2[0] / rate, 0.0), np.where(moving, d2[1] / rate**2, 0.0)
-        ito = _total(
-            sampling,
-            work,
-            "E2, Itô: Σ −g·Δθ",
-            "g as the optimizer had it, clipped if it was; decoupled weight decay, if any, is in Δθ",
-        )
+        ito = _total(sampling, work, "E2, Itô: Σ −g·Δθ", self.note)
         length = _total(sampling, path, "Σ |g||Δθ|", "")
         squares = _total(sampling, g2, "mean |g|², minibatch gradient", "biased upward by trΣ/B")
         why_not = self.why_no_rate or (NO_RATE if np.any(np.isnan(eta)) else "")
         if why_not:
             flow = path_cost = Estimate.unknown("loss", why_not)
         else:
-            flow = _total(
-                sampling, (eta * g2[0], eta**2 * g2[1]), "Σ η|g|², minibatch gradient", "too large by η·trΣ/B a step"
-            )
+            fed = eta * given
+            method = "Σ η|g|², minibatch gradient"
+            if np.any(np.abs(given - 1.0) > _ALTERED):
+                method = "Σ ηg·ĝ, minibatch gradient, ĝ as it was clipped"
+            flow = _total(sampling, (fed * g2[0], fed**2 * g2[1]), method, "too large by η·trΣ/B a step")
             path_cost = _total(sampling, cost, "Σ |Δθ|²/η", "a loss for plain SGD, otherwise a geometric length")
         return GradientWork(
             flow=flow,
@@ -144,13 +152,61 @@ def read_gradient_work(run: Run) -> GradientWork:
     """Return the sums over a run's optimizer steps; unknown, with the reason, where there is no ledger or η.
 
     Steps that the gradient scaler skipped, or whose loss is not finite, moved along no finite gradient: they are not
-    among the steps that the ledger's rows stand for.
+    among the steps that the ledger's rows stand for. Where the script clips its gradients, a row that has only what the
+    optimizer was given (a run's first, or of a closure) is of another gradient than the others, and is left out.
     """
-    ledger = run.table(LEDGER)
+    ledger, clipping = run.table(LEDGER), read_clipping(run)
     eta, why_not = learning_rates_at(ledger["step"], run.table(LEARNING_RATES))
-    columns = [ledger["step"], eta, *(ledger[name] for name in (*COLUMNS[2:], *_ERRORS))]
-    estimator = Displacement(moving_steps(run), why_not)
-    return estimator.result(Observations(np.column_stack(columns)))
+    columns = [ledger["step"], eta, *(ledger[name] for name in (*COLUMNS[2:], *_ERRORS)), clipping.given]
+    moving = moving_steps(run)
+    estimator = Displacement(moving, why_not, clipping.note, values_at(moving, run.table(LOSSES), "loss"))
+    found = estimator.result(Observations(np.column_stack(columns)[clipping.usable]))
+    fact = left_out(run) if len(ledger) else ""
+    return GradientWork(
+        flow=beside(found.flow, fact),
+        ito=beside(found.ito, fact),
+        path=beside(found.path, fact),
+        alignment=beside(found.alignment, fact),
+        path_cost=beside(found.path_cost, fact),
+        mean_grad_sq=beside(found.mean_grad_sq, fact),
+        learning_rate=found.learning_rate,
+    )
+
+
+@dataclass(frozen=True)
+class Clipping:
+    """What a script made of its gradients before it gave them to the optimizer, by row of the ledger.
+
+    Attributes:
+        altered: whether it made anything of them.
+        given: (n,) g·ĝ/|g|²: what is left of the gradient along itself; 1 where that was not looked at.
+        usable: (n,) bool, whether the row's g is the same kind of gradient as the others'.
+        parallel: whether ĝ was always a multiple of g, as it is when the whole gradient's norm is clipped.
+        note: what g is, in words.
+    """
+
+    altered: bool
+    given: Array
+    usable: npt.NDArray[np.bool_]
+    parallel: bool
+    note: str
+
+
+def read_clipping(run: Run) -> Clipping:
+    """Return what the ledger's rows say of the gradients that the optimizers were given."""
+    ledger = run.table(LEDGER)
+    none = np.full(len(ledger), np.nan)
+    told = "given" in ledger.columns  # a run of an earlier version has no such columns
+    given, cosine = (ledger["given"], ledger["given_cosine"]) if told else (none, none)
+    seen = np.isfinite(given)
+    altered = bool(np.any(np.abs(given[seen] - 1.0) > _ALTERED))
+    usable = seen | ~np.isfinite(ledger["grad_sq"]) if altered else np.ones(len(ledger), dtype=bool)
+    parallel = not np.any(cosine[np.isfinite(cosine)] < _PARALLEL)
+    note = _OF_LOSS if np.any(seen) else _AS_STEPPED
+    if out := int(np.count_nonzero(~usable)):
+        seen_clipped = f"{out} step{'s' * (out > 1)} of which only the clipped gradient was seen"
+        note += f"; for {seen_clipped} those nearest stand"
+    return Clipping(altered, np.where(seen, given, 1.0), usable, parallel, note)
 
 
 def read_unbiased_work(run: Run) -> Estimate:
@@ -171,16 +227,37 @@ def read_unbiased_work(run: Run) -> Estimate:
     step, at = np.unique(table["step"][usable], return_inverse=True)
     mean = np.bincount(at, seen[usable]) / np.bincount(at)
     eta, why_not = learning_rates_at(step, run.table(LEARNING_RATES))
+    clipping = read_clipping(run)
+    if clipping.altered and not clipping.parallel:
+        why_not = (
+            "needs gradients that reach the optimizer as they are, or clipped by the norm of them all: these were "
+            "given another direction, and what that leaves of |G|² is not known"
+        )
     if why_not:
         return Estimate.unknown("loss", why_not)
-    sampling = sample_steps(step, moving_steps(run))
-    facts = "; ".join(fact for fact in (sampling.said, noise.grad_sq.why) if fact)
+    method, told = f"Σ η|G|², {noise.grad_sq.method}", noise.grad_sq.why
+    if clipping.altered:
+        looked, given = run.table(LEDGER)["step"][clipping.usable], clipping.given[clipping.usable]
+        eta = eta * given[_nearest(step, looked)]
+        method = f"Σ ηc|G|², {noise.grad_sq.method}"
+        told = "; ".join(fact for fact in ("c is what clipping left, at the nearest step of the ledger", told) if fact)
+    moving = moving_steps(run)
+    sampling = sample_steps(step, moving, values_at(moving, run.table(LOSSES), "loss"))
+    facts = "; ".join(fact for fact in (sampling.said, told) if fact)
+    work = eta * mean
+    if (found := sampling.noisy(work[:, None])) is not None:
+        return Estimate(float(found[0][0]), math.sqrt(float(found[1][0, 0])), "loss", Provenance.DERIVED, method, facts)
     # Where every step was looked at nothing was left out, but what was seen of each is noisy still.
-    value, _ = sampling.total(eta * mean, np.zeros(len(step)))
-    rises = np.diff(eta * mean)
+    value, _ = sampling.total(work, np.zeros(len(step)))
+    rises = np.diff(work)
     noisy = float(sampling.weights @ sampling.weights) * float(rises @ rises) / (2 * max(len(rises), 1))
     stderr = math.sqrt(noisy) if len(rises) else None
-    return Estimate(value, stderr, "loss", Provenance.DERIVED, f"Σ η|G|², {noise.grad_sq.method}", facts)
+    return Estimate(value, stderr, "loss", Provenance.DERIVED, method, facts)
+
+
+def _nearest(steps: Array, among: Array) -> npt.NDArray[np.intp]:
+    """Return which of ``among`` (increasing) is nearest to each of ``steps``."""
+    return np.searchsorted(0.5 * (among[1:] + among[:-1]), steps)
 
 
 def read_module_work(run: Run) -> dict[str, Estimate]:

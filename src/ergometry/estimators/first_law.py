@@ -15,7 +15,7 @@ from ergometry.core.estimate import Estimate, Provenance
 from ergometry.core.run import Run
 from ergometry.core.series import FIRST_LAW, LOSSES, STEPS
 from ergometry.estimators.displacement import GradientWork
-from ergometry.estimators.rows import moving_steps, values_at
+from ergometry.estimators.rows import beside, left_out, moving_steps, values_at
 from ergometry.estimators.sampling import Array, Observations, sample_steps
 from ergometry.estimators.tapped import why_none
 
@@ -33,6 +33,7 @@ UNLIKE = (
     "the sampled steps are unlike the rest (see first_law_closure): losses of different functions in turn, as a GAN's, "
     "or a cadence in step with the training"
 )
+_NO_FIRST = "from the second step on: in the first, operators are being counted, and none is replayed"
 _UNLIKE, _ENOUGH = 8.0, 8
 """Closure over its standard error, of so many sampled steps, beyond which they cannot stand for the others."""
 
@@ -72,6 +73,7 @@ class StochasticFirstLaw:
 
     Attributes:
         population: (S,) the steps that moved the parameters, for which those observed stand; None: themselves.
+        losses: (S,) ℓ_Bk(θ_k) of each, which tells of the steps that were not sampled; None: not known.
         rises: (S,) ℓ_Bk+1(θ_k+1) − ℓ_Bk(θ_k) of each, NaN where no next batch tells: with them ΔU is known, whatever
             was sampled.
         still: Σ of the same over steps that did not move the parameters, whose Q is 0.
@@ -86,6 +88,7 @@ class StochasticFirstLaw:
     population: Array | None = None
     rises: Array | None = None
     still: float = 0.0
+    losses: Array | None = None
 
     def init(self) -> Observations:
         """Return the state of no step."""
@@ -108,10 +111,11 @@ class StochasticFirstLaw:
         finite = np.all(np.isfinite(rows[:, 1:3]), axis=1)
         broken = rows[~finite, 0]
         followed = finite & np.isfinite(rows[:, 3])
-        population, census = rows[followed, 0], None
+        population, census, losses = rows[followed, 0], None, None
         if self.population is not None and self.rises is not None:
             among = np.isfinite(self.rises) & np.isin(self.population, broken, invert=True)
             population = self.population[among]
+            losses = None if self.losses is None else self.losses[among]
             census = float(np.sum(self.rises[among])) if len(population) else None
             followed &= np.isin(rows[:, 0], population)
         step, before, after, following = rows[followed, :4].T
@@ -120,11 +124,11 @@ class StochasticFirstLaw:
             unknown = Estimate.unknown("loss", why)
             change = unknown if census is None else self._change(census)
             return unknown, unknown, change, unknown
-        sampling = sample_steps(step, population)
+        sampling, plain = sample_steps(step, population, losses), sample_steps(step, population)
         facts = [
             sampling.said,
-            _count(broken, "whose losses are not finite were left out"),
-            _count(rows[finite & ~followed, 0], "without a next batch were left out"),
+            _count(broken, "whose losses are not finite left out"),
+            _count(rows[finite & ~followed, 0], "without a next batch left out"),
         ]
 
         def said(total: tuple[float, float | None], method: str) -> Estimate:
@@ -132,7 +136,7 @@ class StochasticFirstLaw:
 
         none = np.zeros(len(step))
         heat = said(sampling.total(before - after, none), METHOD_Q)
-        rise, error = sampling.total(following - before, none)
+        rise, error = plain.total(following - before, none)  # with no help from the losses, which it is to check
         change = self._change(rise if census is None else census)
         closure = said((0.0 if census is None else census - rise, error), "ΔU − Σ(W − Q) of the sampled steps")
         far = closure.stderr is not None and abs(closure.value or 0.0) > _UNLIKE * max(closure.stderr, 1e-9 * abs(rise))
@@ -155,7 +159,7 @@ class StochasticFirstLaw:
         if not np.any(taken):
             return Estimate.unknown("loss", NO_MIDPOINT), Estimate.unknown("loss", NO_MIDPOINT), _no_alignment()
         step, (work, work_error, path, path_error) = rows[taken, 0], rows[taken, 4:].T
-        sampling = sample_steps(step, step if self.population is None else self.population)
+        sampling = sample_steps(step, step if self.population is None else self.population, self.losses)
         above, below = (work, work_error**2), (path, path_error**2)
 
         def said(total: tuple[float, float | None], unit: str, method: str) -> Estimate:
@@ -173,7 +177,7 @@ def _no_alignment(why: str = NO_MIDPOINT) -> Estimate:
 
 
 def _count(steps: Array, words: str) -> str:
-    return f"{len(steps)} sampled steps {words}" if len(steps) else ""
+    return f"{len(steps)} sampled step{'s' * (len(steps) > 1)} {words}" if len(steps) else ""
 
 
 def read_first_law(run: Run) -> FirstLaw:
@@ -187,7 +191,14 @@ def read_first_law(run: Run) -> FirstLaw:
     estimator, observed = _observed(run)
     found = estimator.result(observed)
     if len(observed.rows):
-        return found
+        fact = "; ".join(filter(None, (_NO_FIRST if _without_first(run) else "", left_out(run))))
+        return replace(
+            found,
+            heat=beside(found.heat, fact),
+            work=beside(found.work, fact),
+            energy_change=beside(found.energy_change, fact),
+            midpoint=beside(found.midpoint, fact),
+        )
     none, no_midpoint = (why_none(run, "first_law", needs) for needs in (NO_REPLAY, NO_MIDPOINT))
     return FirstLaw(
         heat=replace(found.heat, why=none),
@@ -204,12 +215,21 @@ def _observed(run: Run) -> tuple[StochasticFirstLaw, Observations]:
     """Return the estimator that knows all of the run's steps, and what was seen of the sampled ones."""
     table, losses = run.table(FIRST_LAW), run.table(LOSSES)
     every = run.table(STEPS)["step"]
-    rises = np.append(np.diff(values_at(every, losses, "loss")), np.nan)[: len(every)]
+    each = values_at(every, losses, "loss")
+    rises = np.append(np.diff(each), np.nan)[: len(every)]
     moving = np.isin(every, moving_steps(run))
-    population = StochasticFirstLaw(every[moving], rises[moving], float(np.nansum(rises[~moving])))
+    if _without_first(run):
+        moving[0], rises[0] = False, np.nan
+    population = StochasticFirstLaw(every[moving], rises[moving], float(np.nansum(rises[~moving])), each[moving])
     following = values_at(_next(table["step"], every), losses, "loss")
     columns = [table["step"], table["loss_before"], table["loss_after"], following]
     return population, Observations(np.column_stack([*columns, *(table[name] for name in _MIDPOINT)]))
+
+
+def _without_first(run: Run) -> bool:
+    """Say whether the run's first step was not looked at: it is like no other, so that none can stand for it."""
+    table, every = run.table(FIRST_LAW), run.table(STEPS)["step"]
+    return len(table) > 0 and len(every) > 1 and not np.any(table["step"] == every[0])
 
 
 def _next(steps: Array, every: Array) -> Array:

@@ -19,7 +19,14 @@ HOW = {
     4: "½logdet of exact blocks",
     5: "½logdet of the exact diagonal",
 }
-BOUND = {4: "an upper bound of the whole's", 5: "an upper bound of the whole's, by far where parameters act together"}
+_BLOCKS = 4
+BOUND = {
+    3: "an upper bound, and no error is stated of a bound",
+    4: "an upper bound of the whole's, and no error is stated of a bound",
+    5: "an upper bound, by far where parameters act together; no error is stated of a bound",
+}
+"""Of a module alone an exact block is exact; all else is an upper bound."""
+NEGATIVE = "negative by the estimate's own error: ½logdet(1 + F/λ) is at least 0, and this is to be read as none"
 NO_INFORMATION = "needs ½logdet(1 + F/λ), taken at the end of a run with --physics full"
 
 
@@ -74,11 +81,13 @@ def read_logdet(run: Run) -> Information:
 
 def _estimate(values: Mapping[str, float], assumed: str) -> Estimate:
     how = int(values["how"])
-    stderr = values["stderr"] if math.isfinite(values["stderr"]) else None
+    bound = "" if how == _BLOCKS and values["part"] >= 0 else BOUND.get(how, "")
+    stderr = values["stderr"] if math.isfinite(values["stderr"]) and not bound else None
     facts = (
+        NEGATIVE if values["nat"] < 0 else "",
         f"{values['examples']:.0f} examples, prior precision {values['prior_precision']:.3g}",
         assumed,
-        BOUND.get(how, ""),
+        bound,
     )
     return Estimate(
         values["nat"],

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 
 from ergometry.core.estimate import Estimate, Provenance
 from ergometry.core.run import Run, Table
-from ergometry.core.series import CURVATURE, EQUILIBRIUM, NOISE
-from ergometry.estimators.stretches import Array, Stretches, function
+from ergometry.core.series import CURVATURE, EQUILIBRIUM, LOSSES, NOISE
+from ergometry.estimators.rows import beside, moving_steps, values_at
+from ergometry.estimators.sampling import Observations, sample_steps
+from ergometry.estimators.stretches import Array, Stretches, function, ratio_interval
 from ergometry.estimators.tapped import last_rate, why_none
 
 HOW = {
@@ -95,7 +97,8 @@ class NoiseScale:
     Attributes:
         grad_sq: |G|², loss².
         trace_cov: trΣ, loss²·example.
-        b_noise: trΣ/|G|², example.
+        b_noise: trΣ/|G|², example. Its ``stderr`` is None where |G|² is not told from zero: no number is then above it.
+        b_noise_interval: 90 % of it by :func:`~ergometry.estimators.stretches.ratio_interval`, example; NaN where no error is known.
         bias: what ``grad_sq`` is too large by, loss²: 0 but for consecutive steps, where it is −η·tr(HΣ)/B to first
             order (and ``trace_cov`` is too large by B times as much, with the other sign).
         how: how the pairs were made, a key of :data:`HOW`; 0 of none.
@@ -112,77 +115,109 @@ class NoiseScale:
     rows: int = 0
     batch: float = math.nan
     parameters: float = math.nan
+    b_noise_interval: tuple[float, float] = (math.nan, math.nan)
 
 
 class NoiseScaleEstimator:
     """|G|², trΣ and their ratio from pairs. Numerator and denominator are averaged apart, then divided, never clamped.
 
-    Standard errors are of the means along this run's path, robust to its trend and to correlation between neighbouring
-    pairs (:meth:`Stretches.along <ergometry.estimators.stretches.Stretches.along>`); of the ratio by the delta method,
-    with the covariance of the two.
+    The means are over the steps of the population, guided by their losses
+    (:meth:`Sampling.noisy <ergometry.estimators.sampling.Sampling.noisy>`). Where there are none, or all steps or
+    fewer than eight were looked at, they are those over the pairs, with an error along this run's path that is robust
+    to its trend and to correlation between neighbouring pairs
+    (:meth:`Stretches.along <ergometry.estimators.stretches.Stretches.along>`). The ratio's error is by the delta method
+    where |G|² is told from zero, its interval is Fieller's.
 
     >>> e = NoiseScaleEstimator()
     >>> state = e.init()
     >>> for step, noise in enumerate((0.9, 1.1, 1.0, 1.0)):
     ...     state = e.update(state, Pair(step, 1.0, 2.0, 0.5 + noise, 0.5 + noise / 2))
     >>> print(e.result(state).b_noise)
-    2 ± 0.13 example (derived: E3)
+    2 ± 0.21 example (derived: E3)
     """
 
-    def __init__(self, method: str = "E3", unit: str = "loss^2") -> None:
-        """``unit`` is that of |g|²: of preconditioned gradients it is not loss²."""
-        self._method, self._unit = method, unit
+    def __init__(
+        self,
+        method: str = "E3",
+        unit: str = "loss^2",
+        population: Array | None = None,
+        losses: Array | None = None,
+    ) -> None:
+        """Set what the pairs are of.
 
-    def init(self) -> Stretches:
+        Args:
+            method: how they were made.
+            unit: that of |g|²: of preconditioned gradients it is not loss².
+            population: (S,) the steps that they stand for; None: themselves.
+            losses: (S,) the loss of each, which tells of those not looked at; None: not known.
+        """
+        self._method, self._unit, self._population, self._losses = method, unit, population, losses
+
+    def init(self) -> Observations:
         """Return the state of no pair."""
-        return Stretches.zero(2)
+        return Observations.zero(3)
 
-    def update(self, state: Stretches, x: Pair, /) -> Stretches:
+    def update(self, state: Observations, x: Pair, /) -> Observations:
         """Return the state with one more pair."""
         return state.merge(self.of(np.array([x])))
 
-    def merge(self, a: Stretches, b: Stretches, /) -> Stretches:
+    def merge(self, a: Observations, b: Observations, /) -> Observations:
         """Return the state of both sets of pairs."""
         return a.merge(b)
 
-    def of(self, pairs: Array) -> Stretches:
+    def of(self, pairs: Array) -> Observations:
         """Return the state of (n, 6) pairs."""
         step, b1, b2, s1, s2, dataset = np.asarray(pairs, dtype=np.float64).reshape(-1, 6).T
         found = of_training_set(grad_sq(b1, b2, s1, s2), trace_cov(b1, b2, s1, s2), dataset)
-        return Stretches.of(step, np.column_stack(found))
+        return Observations.of(np.column_stack((step, *found)))
 
-    def result(self, state: Stretches, /) -> NoiseScale:
+    def result(self, state: Observations, /) -> NoiseScale:
         """Return what the pairs say."""
         units = (self._unit, f"{self._unit}*example", "example")
         none = Estimate(0.0, 0.0, self._unit, Provenance.DERIVED, self._method)
-        if not state.n:
+        if not len(state.rows):
             g2, trace, ratio = (Estimate.unknown(unit, TOO_FEW.format("none")) for unit in units)
             return NoiseScale(g2, trace, ratio, none)
-        mean, covariance = state.mean, state.along()
+        mean, covariance, said = self._means(state.rows)
         errors = [None, None] if covariance is None else [math.sqrt(max(covariance[i, i], 0.0)) for i in range(2)]
         g2, trace = (
-            Estimate(float(x), error, unit, Provenance.DERIVED, self._method)
+            Estimate(float(x), error, unit, Provenance.DERIVED, self._method, said)
             for x, error, unit in zip(mean, errors, units, strict=False)
         )
-        return NoiseScale(g2, trace, self._ratio(mean, covariance), none, rows=state.n)
+        interval = (math.nan, math.nan) if covariance is None else ratio_interval(mean, covariance)
+        ratio = beside(self._ratio(mean, covariance, interval), said)
+        return NoiseScale(g2, trace, ratio, none, rows=len(state.rows), b_noise_interval=interval)
 
-    def _ratio(self, mean: Array, covariance: Array | None) -> Estimate:
+    def _means(self, rows: Array) -> tuple[Array, Array | None, str]:
+        """Return the means of |G|² and trΣ, their covariance, and which steps they are from."""
+        if self._population is not None:
+            step, at, pairs = np.unique(rows[:, 0], return_inverse=True, return_counts=True)
+            each = np.column_stack([np.bincount(at, column) / pairs for column in rows[:, 1:].T])
+            sampling = sample_steps(step, self._population, self._losses)
+            if (found := sampling.noisy(each)) is not None:
+                return found[0] / sampling.steps, found[1] / sampling.steps**2, sampling.said
+        along = Stretches.of(rows[:, 0], rows[:, 1:])
+        return along.mean, along.along(), ""
+
+    def _ratio(self, mean: Array, covariance: Array | None, interval: tuple[float, float]) -> Estimate:
         """Return trΣ/|G|²; unknown where |G|² is not positive, since no batch is then too large."""
         stderr = None if covariance is None else math.sqrt(max(covariance[0, 0], 0.0))
         said = f"|G|² is {mean[0]:.3g}" + (f" ± {stderr:.2g}" if stderr is not None else "")
+        low, high = interval
+        least = f"; at least {low:.3g} (95 %)" if low > 0 else ""
         if not mean[0] > 0:
             why = (
                 f"needs an |G|² above its own error: {said}, and the noise hides the gradient at every batch size seen"
             )
-            return Estimate.unknown("example", why)
+            return Estimate.unknown("example", why + least)
         value, error = function(
             mean, covariance, lambda m: float(m[1] / m[0]), lambda m: np.array([-m[1] / m[0], 1.0]) / m[0]
         )
-        why = (
-            ""
-            if stderr is None or mean[0] > 3 * stderr
-            else f"{said}: the interval is wider upward than its error says"
-        )
+        why = ""
+        if math.isinf(high):
+            error, why = None, f"{said}, not told from zero: B_noise has no upper end{least}"
+        elif stderr is not None and mean[0] <= 3 * stderr:
+            why = f"{said}: B_noise is {low:.3g} to {high:.3g} (90 %), wider upward than its error says"
         return Estimate(value, error, "example", Provenance.DERIVED, self._method, why)
 
 
@@ -205,7 +240,10 @@ def read_noise(
     if kind is None:
         return _unknown(estimator, _why(run, within, preconditioned, dropped))
     rows = table.rows[table["how"] == kind]
-    return _explained(run, Table(table.columns, rows), kind, dropped, preconditioned)
+    moving = moving_steps(run)
+    if within is not None:
+        moving = moving[(moving >= within[0]) & (moving <= within[1])]
+    return _explained(run, Table(table.columns, rows), kind, dropped, preconditioned, moving)
 
 
 def _why(run: Run, within: tuple[float, float] | None, preconditioned: bool, dropped: int) -> str:
@@ -244,10 +282,11 @@ def _pairs(table: Table) -> Array:
     )
 
 
-def _explained(run: Run, table: Table, kind: int, dropped: int, preconditioned: bool) -> NoiseScale:
+def _explained(run: Run, table: Table, kind: int, dropped: int, preconditioned: bool, population: Array) -> NoiseScale:
     """Return the result of rows of one kind, saying what they are of and by what they are biased."""
     method = f"E3, {HOW[kind]}" + (", preconditioned by the optimizer's own v" if preconditioned else "")
-    estimator = NoiseScaleEstimator(method, "loss" if preconditioned else "loss^2")
+    losses = values_at(population, run.table(LOSSES), "loss")
+    estimator = NoiseScaleEstimator(method, "loss" if preconditioned else "loss^2", population, losses)
     found = estimator.result(estimator.of(_pairs(table)))
     batch = float(np.mean(table["big_batch"])) / (2.0 if kind == CONSECUTIVE else 1.0)
     bias, facts = found.bias, []
@@ -268,20 +307,18 @@ def _explained(run: Run, table: Table, kind: int, dropped: int, preconditioned: 
         facts.append("one look: its error is not known")
 
     def said(e: Estimate) -> Estimate:
-        if e.value is None:
-            return e
-        why = "; ".join(fact for fact in (e.why, *facts) if fact)
-        return Estimate(e.value, e.stderr, e.unit, e.provenance, e.method, why)
+        return e if e.value is None else beside(e, "; ".join(fact for fact in facts if fact))
 
-    return NoiseScale(
-        said(found.grad_sq),
-        said(found.trace_cov),
-        said(found.b_noise),
-        bias,
-        kind,
-        len(table),
-        batch,
-        parameters,
+    return replace(
+        found,
+        grad_sq=said(found.grad_sq),
+        trace_cov=said(found.trace_cov),
+        b_noise=said(found.b_noise),
+        bias=bias,
+        how=kind,
+        rows=len(table),
+        batch=batch,
+        parameters=parameters,
     )
 
 

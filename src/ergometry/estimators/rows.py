@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 
+from ergometry.core.estimate import Estimate
 from ergometry.core.run import Run, Table
 from ergometry.core.series import LOSSES, SKIPPED, STEPS
 
@@ -34,3 +37,22 @@ def moving_steps(run: Run) -> Array:
     if len(losses):
         moved &= np.isfinite(values_at(steps["step"], losses, "loss"))
     return np.asarray(steps["step"][moved])
+
+
+def not_finite(run: Run) -> Array:
+    """Return (n,) the steps whose loss was NaN or infinite."""
+    losses = run.table(LOSSES)
+    return np.asarray(losses["step"][~np.isfinite(losses["loss"])])
+
+
+def left_out(run: Run) -> str:
+    """Say how many steps no sum over a run holds, their loss not being finite; nothing where there is none."""
+    broken = not_finite(run)
+    if not len(broken):
+        return ""
+    return f"{len(broken)} steps whose loss was not finite, from step {broken[0]:.0f} on, are left out"
+
+
+def beside(estimate: Estimate, fact: str) -> Estimate:
+    """Return an estimate with one more fact in its ``why``, if there is one to tell."""
+    return replace(estimate, why="; ".join(filter(None, (estimate.why, fact)))) if fact else estimate

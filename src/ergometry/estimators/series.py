@@ -13,7 +13,7 @@ from ergometry.core.estimate import total
 from ergometry.core.run import Run, Table
 from ergometry.core.series import EQUILIBRIUM, FIRST_LAW, LEARNING_RATES, LEDGER, LENGTH, LOSSES, STEPS
 from ergometry.estimators.codelength import coded_steps
-from ergometry.estimators.displacement import NO_LEDGER, learning_rates_at
+from ergometry.estimators.displacement import NO_LEDGER, learning_rates_at, read_clipping
 from ergometry.estimators.first_law import NO_REPLAY
 from ergometry.estimators.noise_scale import noise_series, read_noise
 from ergometry.estimators.path_length import read_length
@@ -264,6 +264,8 @@ def _noise(run: Run) -> tuple[Series, Series]:
         why = "needs plain SGD with heavy-ball momentum, of which this temperature is stated"
         return scale, _none("noise_temperature", why if len(table) else why_none(run, "equilibrium", why))
     eta, why_not = learning_rates_at(found.step, run.table(LEARNING_RATES))
+    if read_clipping(run).altered:
+        why_not = "needs gradients that are not clipped: of those that are the noise is another"
     known = examples[np.isfinite(examples)]
     if why_not or not len(known):
         return scale, _none("noise_temperature", why_not or "needs the examples of a step")

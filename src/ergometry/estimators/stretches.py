@@ -11,11 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ergometry.estimators.moments import Moments
+from ergometry.estimators.sampling import effective_freedom, widening
 
 Array = npt.NDArray[np.float64]
 
 MOST = 64
 _CURVED = 8
+_Z90 = 1.6448536
 
 
 @dataclass(frozen=True)
@@ -30,11 +32,12 @@ class Stretches:
     differences of differences, to which a steady trend adds nothing either). :meth:`stationary` asks for the
     expectation of a stationary process that the path is a sample of: all that differs between stretches is noise.
     Correlation over less than a stretch is within the means that are compared, and so in either. Both are widened for
-    being told from few stretches, so that ± 1.645 standard errors hold 90 % as Student's t would have it.
+    being told from few stretches (and the first for skew, which leaves few of them to tell), so that ± 1.645 standard
+    errors hold 90 % as Student's t would have it.
 
     >>> s = Stretches.of(np.arange(4.0), np.array([[1.0], [3.0], [1.0], [3.0]]))
     >>> print(s.mean, s.along().round(3), s.stationary().round(3))
-    [2.] [[1.071]] [[0.571]]
+    [2.] [[1.567]] [[0.682]]
     """
 
     dimension: int
@@ -104,6 +107,8 @@ class Stretches:
         worth = np.sqrt(sum(k * k / counts[at] for k, at in zip(taps, windows, strict=True)))
         apart = sum(k * means[at] for k, at in zip(taps, windows, strict=True)) / worth[:, None]
         freedom = width * (18.0 / 35.0 if len(taps) == 3 else 2.0 / 3.0)  # overlapping differences say less each
+        # What falls steeply, or is skewed, has its variance from few differences.
+        freedom = min(freedom, *(effective_freedom(square) for square in (apart**2).T))
         return _widened(apart.T @ apart / width / self.n, freedom)
 
     def stationary(self) -> Array | None:
@@ -116,8 +121,8 @@ class Stretches:
 
 
 def _widened(covariance: Array, freedom: float) -> Array:
-    """Return a covariance of so many degrees of freedom times (t/z)², at 90 % and to first order in 1/freedom."""
-    return covariance * (1.0 + (1.645**2 + 1.0) / (4.0 * freedom)) ** 2
+    """Return a covariance of so many degrees of freedom times (t/z)², at 90 %."""
+    return covariance * widening(freedom) ** 2
 
 
 def function(
@@ -129,3 +134,28 @@ def function(
         return value, None
     a = slope(mean)
     return value, math.sqrt(max(float(a @ covariance @ a), 0.0))
+
+
+def ratio_interval(mean: Array, covariance: Array) -> tuple[float, float]:
+    """Return the 90 % interval of b/a, both positive in truth, from the mean (a, b) and its covariance (2, 2).
+
+    Those ρ for which b − ρa is within z = 1.645 of its own standard errors of zero: between the roots of
+    (a² − z²v_a)ρ² − 2(ab − z²c)ρ + (b² − z²v_b). Where a is within 1.645 errors of zero the upper end is infinite, as
+    what was seen does not bound the ratio then; where b is, the lower one is 0. NaN where a is negative by more: no
+    ratio of positive numbers is like that.
+
+    Source: Fieller 1954.
+
+    >>> print("%.2f %.2f" % ratio_interval(np.array([1.0, 2.0]), np.diag([0.09, 0.0])))
+    1.34 3.95
+    >>> print("%.2f %.2f" % ratio_interval(np.array([1.0, 2.0]), np.diag([1.0, 0.0])))
+    0.76 inf
+    """
+    a, b = (float(x) for x in mean)
+    z2 = _Z90**2
+    bottom, top = a**2 - z2 * float(covariance[0, 0]), b**2 - z2 * float(covariance[1, 1])
+    if bottom > 0 and a < 0:
+        return math.nan, math.nan
+    middle = a * b - z2 * float(covariance[0, 1])
+    larger = middle + math.sqrt(max(middle**2 - bottom * top, 0.0))
+    return top / larger if top > 0 and larger > 0 else 0.0, larger / bottom if bottom > 0 else math.inf

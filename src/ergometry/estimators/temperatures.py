@@ -10,6 +10,7 @@ import numpy as np
 from ergometry.core.estimate import Estimate, Provenance
 from ergometry.core.run import Run, Table
 from ergometry.core.series import CURVATURE, EQUILIBRIUM, NOISE, STEPS
+from ergometry.estimators.displacement import read_clipping
 from ergometry.estimators.equilibration import STRETCHES, last_stretch
 from ergometry.estimators.noise_scale import HOW, NoiseScale, read_noise
 from ergometry.estimators.stretches import Array, Stretches
@@ -99,6 +100,8 @@ def _noise(run: Run, rate: Rate, noise: NoiseScale, table: Table, said: str) -> 
         why = why_none(run, "equilibrium", "needs plain SGD, of which this temperature is stated").split(": none were")[
             0
         ]
+    if not why and read_clipping(run).altered:
+        why = "needs gradients that are not clipped: of those that are the noise is another"
     batch, of_batch = _batch(run, noise, rate.since)
     if why or trace.value is None or math.isnan(batch):
         return Estimate.unknown(UNIT, why or "needs the number of examples of a step, which is not known")

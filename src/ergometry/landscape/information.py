@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ergometry.landscape.fisher import Factor, Groups
-from ergometry.landscape.kronecker import PASSES, diagonal_samples, kronecker, sampled_diagonal
+from ergometry.landscape.kronecker import PASSES, UPPER, diagonal_samples, kronecker, sampled_diagonal
 from ergometry.landscape.lanczos import MEMORY_BYTES, room, spectral_trace
 from ergometry.landscape.point import LandscapeError, Reading
 
@@ -78,7 +78,8 @@ def information(
 
     ``exact`` works on the smaller side of J̃: N by N, or the Gram matrix of the rows where these are fewer. ``lanczos``
     is stochastic quadrature there, with its error. ``kronecker`` (EKFAC, :mod:`.kronecker`) and ``blocks`` neglect what
-    modules share, ``diagonal`` what parameters share: all three are upper bounds where their own passes are exact.
+    modules share, ``diagonal`` what parameters share: all three are upper bounds, of which ``stderr`` is NaN. Where
+    their passes are sampled they are so in expectation (:func:`.kronecker.upper_bound`).
     ``auto`` takes the first of exact, lanczos, kronecker, diagonal that is affordable; a method that is too dear gives
     way to the next cheaper one. ``method`` of the result says which it was, ``why`` what stood in the way.
 
@@ -308,16 +309,19 @@ def _diagonal(factor: Factor, prior_precision: float, groups: Groups, effort: Ef
         squares += rows.double().square().sum(0)
     nats = 0.5 * torch.log1p(squares / prior_precision)
     return {
-        name: Reading(math.fsum(float(nats[i:j].sum()) for i, j in ranges), 0.0, "exact diagonal", "", factor.rows)
+        name: Reading(
+            math.fsum(float(nats[i:j].sum()) for i, j in ranges), math.nan, "exact diagonal", UPPER, factor.rows
+        )
         for name, ranges in groups.items()
     }
 
 
 def _sum(found: Mapping[str, Reading]) -> Reading:
-    """Return the sum over blocks; what their errors share is not known, so they add up."""
+    """Return the sum over blocks: an upper bound of the whole, unless it is one exact block."""
+    if len(found) == 1:
+        return next(iter(found.values()))
     methods = sorted({r.method for r in found.values()})
     method = methods[0] + ("s" if methods[0] == "exact block" else "") if len(methods) == 1 else ", ".join(methods)
-    why = "; ".join(dict.fromkeys(r.why for r in found.values() if r.why))
+    why = "; ".join(dict.fromkeys([UPPER, *(r.why for r in found.values() if r.why)]))
     products = max(r.products for r in found.values())
-    total, error = (math.fsum(getattr(r, name) for r in found.values()) for name in ("value", "stderr"))
-    return Reading(total, error, method, why, products)
+    return Reading(math.fsum(r.value for r in found.values()), math.nan, method, why, products)

@@ -20,7 +20,9 @@ PASSES = 32
 """Random backward passes; up to as many rows an example, every row is taken instead and nothing is sampled."""
 
 PARTS = 4
-"""Random passes are added up in so many parts, whose scatter gives the error."""
+"""Random passes are added up in so many parts, each of which corrects what the others say."""
+
+UPPER = "an upper bound"
 
 _CHUNK_BYTES = 64 << 20
 _FORWARDS = (nn.Linear.forward, nn.Conv1d.forward, nn.Conv2d.forward, nn.Embedding.forward)
@@ -111,8 +113,8 @@ def kronecker(
     Hadamard's inequality that is an *upper bound* of the block's own, whatever the basis, where K-FAC's product of
     eigenvalues may lie on either side. It holds where all rows of an example are taken (at most ``passes`` of them)
     and examples do not see each other (no BatchNorm in training). With more rows, random signs make each pass an
-    unbiased sample of s, and a jackknife over four parts of the passes takes the first order of the logarithm's bias
-    out and gives the error. It is the error of s in the basis found; a basis from few passes makes the bound looser.
+    unbiased sample of s, and :func:`upper_bound` of four parts of the passes is at least that value in expectation: the
+    fewer passes, the looser, by the basis too. A bound has no error, so ``stderr`` is NaN.
 
     Linear, Conv1d, Conv2d and Embedding are factored, grouped ones by group, a module that is called more than
     once as one. Other parameters (norms, tied weights, recurrent layers) are read by their diagonal.
@@ -151,29 +153,38 @@ def kronecker(
     for name, layer in watched.items():
         if exact:
             squares = sum(layer.parts[1:], start=layer.parts[0])
-            found[name] = Reading(_nat(squares, prior_precision), 0.0, method, "", 2 * taken)
+            found[name] = Reading(_nat(squares, prior_precision), math.nan, method, UPPER, 2 * taken)
         else:
             samples = [part * (PARTS / taken) for part in layer.parts]
-            found[name] = jackknife(samples, prior_precision, method, f"{rows} rows an example", 2 * taken)
+            found[name] = upper_bound(samples, prior_precision, method, f"{rows} rows an example", 2 * taken)
     rest = {name: ranges for name, ranges in groups.items() if name not in found}
     if not rest:
         return found
     return found | sampled_diagonal(diagonal_samples(factor, passes, seed), prior_precision, rest, passes)
 
 
-def jackknife(samples: Sequence[Tensor], prior_precision: float, method: str, why: str, products: int) -> Reading:
-    """Return ½ Σ ln(1 + s/λ) from independent unbiased samples of s.
+def upper_bound(samples: Sequence[Tensor], prior_precision: float, method: str, why: str, products: int) -> Reading:
+    """Return an upper bound of ½ Σ ln(1 + s/λ), in expectation, from independent unbiased samples of s.
 
-    The logarithm of the mean is too small by about its variance; leaving each sample out in turn shows by how much
-    (Quenouille 1956), and how uncertain the result is (Tukey 1958), widened to Student's t at 90 %.
+    The logarithm of a mean of samples is too small by an amount that adds up over the parameters, while its scatter
+    averages out over them: no interval about it is honest where they are many. A concave function lies below its
+    tangents, so with c the mean of all samples but one and s_j that one
+
+        E[ln(1 + c/λ) + (s_j − c)/(λ + c)] ≥ ln(1 + s/λ),
+
+    whatever the distributions. The mean over j is what is given; how far random signs move it is said in ``why``.
     """
     k = len(samples)
-    total = sum(samples[1:], start=samples[0])
-    left = [_nat((total - sample) / (k - 1), prior_precision) for sample in samples]
-    mean = math.fsum(left) / k
-    value = k * _nat(total / k, prior_precision) - (k - 1) * mean
-    scatter = math.sqrt((k - 1) / k * math.fsum((x - mean) ** 2 for x in left)) * few(k)
-    return Reading(value, scatter, method, why, products)
+    total, found = sum(samples[1:], start=samples[0]), []
+    for sample in samples:
+        others = (total - sample).double() / (k - 1)
+        slope = (sample.double() - others) / (prior_precision + others)
+        found.append(_nat(others, prior_precision) + 0.5 * float(slope.sum()))
+    mean = math.fsum(found) / k
+    # To first order each tangent varies with its own sample alone.
+    scatter = math.sqrt(math.fsum((x - mean) ** 2 for x in found) / (k - 1) / k) * few(k)
+    told = f"an upper bound in expectation, which random signs move by ± {scatter:.2g}"
+    return Reading(mean, math.nan, method, "; ".join(filter(None, (why, told))), products)
 
 
 def diagonal_samples(factor: Factor, passes: int, seed: int) -> list[Tensor]:
@@ -196,7 +207,7 @@ def sampled_diagonal(
     """Return the information of each block by its diagonal, from samples of it."""
     method = f"diagonal, {max(passes // PARTS, 1) * PARTS} random passes"
     return {
-        name: jackknife(
+        name: upper_bound(
             [torch.cat([sample[i:j] for i, j in ranges]) for sample in samples], prior_precision, method, why, passes
         )
         for name, ranges in groups.items()

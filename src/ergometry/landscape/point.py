@@ -33,7 +33,7 @@ class Reading:
 
     Attributes:
         value: the number.
-        stderr: its standard error, all known causes together; 0 where exact.
+        stderr: its standard error, all known causes together; 0 where exact, NaN of a bound, which has none.
         method: how it was read, in words.
         why: what limited it or made it fall back, or an empty string.
         products: how many products with the operator it took.

@@ -163,9 +163,10 @@ def _physics(run: Run) -> dict[str, Any]:
             return Estimate.unknown("", "needs a tap with a cadence of its own, and training steps")
         return Estimate(cost_s / steps_s, None, "", Provenance.MEASURED, "host time in the tap over that of all steps")
 
+    costs_s = [tap.get("cost_s") or 0.0 for tap in taps.values()]
     return {
         "level": told.get("level"),
-        "share": share(math.fsum(tap.get("cost_s") or 0.0 for tap in taps.values()) if taps else None),
+        "share": share(math.fsum([told.get("events_s") or 0.0, *costs_s]) if taps else None),
         "taps": {
             name: {
                 "share": share(tap.get("cost_s")),

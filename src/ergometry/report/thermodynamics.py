@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ergometry.core.estimate import Estimate, Provenance
+from ergometry.estimators.rows import not_finite
 from ergometry.estimators.series import Series, series
 from ergometry.report.book import Book
 from ergometry.report.plots import Array, Figure, Plot, View, banded, curve, plotted, time_unit
@@ -61,7 +62,8 @@ def ledger(book: Book) -> list[Line]:
         return Estimate.unknown("", "was not read") if found is None else Estimate.from_json(found)
 
     batch, closure = of("6.1", "B_actual"), of("7.2", "first_law_closure")
-    change = "ΔU, from the first batch to the last"
+    first = "second" if "from the second step on" in of("7.2", "delta_U").why else "first"
+    change = f"ΔU, from the {first} batch to the last"
     # To rounding it says that the sums were done right; with an error it says how well the sampled steps stand for all.
     if closure.value is not None:
         change += f"; the sampled W − Q closes on it to {quantity(closure)}"
@@ -83,6 +85,10 @@ def ledger(book: Book) -> list[Line]:
             "of the steps' time went to looking",
         ),
     ]
+    broken = not_finite(book.run)
+    if len(broken):
+        count = Estimate(float(len(broken)), 0.0, "step", Provenance.MEASURED)
+        lines.insert(3, Line("left out", count, f"their loss was not finite, from step {broken[0]:.0f} on"))
     return [line for line in lines if line.value.known]
 
 

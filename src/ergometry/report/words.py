@@ -26,6 +26,9 @@ _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 UNKNOWN = "–"
 """What stands where a value is not known."""
 
+UPPER = "an upper bound"
+"""What the reason of a value that has no error says where it is one."""
+
 NO_BREAK = "\N{NO-BREAK SPACE}"
 
 
@@ -95,8 +98,11 @@ def quantity(estimate: Estimate) -> str:
     '6_400 examples'
     >>> quantity(Estimate(2.8e-21, None, "J")), quantity(Estimate.unknown("J", "no sensor"))
     ('2.8 ×10⁻²¹ J', '–')
+    >>> quantity(Estimate(120.0, None, "nat", why="an upper bound: labels may have come twice"))
+    '≤ 120 nat'
     """
-    return str(show(estimate))
+    bound = estimate.known and estimate.stderr is None and UPPER in estimate.why
+    return f"≤ {show(estimate)}" if bound else str(show(estimate))
 
 
 def grouped(value: float) -> str:

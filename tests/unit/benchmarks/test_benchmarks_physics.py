@@ -51,7 +51,7 @@ def test_a_tap_that_draws_from_the_stream_of_the_script_is_found(monkeypatch):
     monkeypatch.setattr(Noise, "step_begin", step_begin)
     case = tiny()
     with pytest.raises(AssertionError, match="training at level light gave other bits than at level off"):
-        interleave((Arm(case, "off"), Arm(case, "light")), 1, 2)
+        interleave((Arm(case, "off"), Arm(case, "light", every=1)), 1, 2)
 
 
 @pytest.mark.parametrize("where", ["0.weight", "1.running_var", "1.num_batches_tracked"])
@@ -80,7 +80,7 @@ def test_time_in_which_others_train_is_not_taken_for_that_of_a_step(monkeypatch)
     later = SimpleNamespace(perf_counter=lambda: time.perf_counter() + 3600.0, thread_time=time.thread_time)
     monkeypatch.setattr(ledger_runs, "time", later)
     arm.stretch(3)
-    assert 0.0 < arm.tracer._step_s < 60.0
+    assert 0.0 < arm.tracer.steps.step_s < 60.0
     assert arm.tracer.now() < 60.0
 
 
@@ -172,4 +172,4 @@ def test_a_run_whose_watching_or_a_tap_has_ended_is_no_measurement(monkeypatch):
         arm.stretch(1)
     monkeypatch.setattr(Noise, "step_begin", step_begin)
     with pytest.raises(AssertionError, match=r"taps have failed: .*broken"):
-        Arm(tiny(), "light").stretch(1)
+        Arm(tiny(), "light", every=1).stretch(1)

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ergometry.core import series
+from ergometry.core.estimate import Provenance
 from ergometry.core.run import Table
 from ergometry.estimators.codelength import prequential_gain, read_information
 from support.synthetic import synthetic_run
@@ -55,10 +56,19 @@ def test_only_the_first_pass_is_coded():
 
 
 @pytest.mark.parametrize("unseen", [0.0, math.nan])
-def test_without_a_loader_the_data_are_taken_as_never_repeated_and_it_says_so(unseen):
-    found = read_information(run_with(2.5, loader_pass=unseen))
-    assert found.value == pytest.approx(STEPS * TOKENS * (math.log(CLASSES) - 2.5), rel=1e-14)
-    assert "never repeated" in found.why
+@pytest.mark.parametrize("steps", [1, STEPS])
+def test_without_a_loader_it_is_an_upper_bound_since_labels_may_repeat_and_it_says_what_to_do(unseen, steps):
+    passes = np.where(np.arange(STEPS) < steps, unseen, 1.0)
+    found, exact = (read_information(run_with(2.5, loader_pass=which)) for which in (passes, 1.0))
+    assert (exact.stderr, exact.provenance) == (0.0, Provenance.DERIVED)
+    assert (found.value, found.stderr, found.provenance) == (exact.value, None, Provenance.ASSUMED)
+    assert found.why.startswith("an upper bound") and "DataLoader" in found.why
+
+
+def test_a_negative_gain_says_what_it_means():
+    found = read_information(run_with(1.2 * math.log(CLASSES)))
+    assert found.value < 0 and found.why.startswith("negative: ") and "uniform code" in found.why
+    assert "negative" not in read_information(run_with(2.5)).why
 
 
 def test_steps_without_a_finite_loss_add_nothing_and_are_counted():

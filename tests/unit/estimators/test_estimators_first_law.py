@@ -12,7 +12,7 @@ from ergometry.core import series
 from ergometry.core.run import Table
 from ergometry.estimators.displacement import read_gradient_work
 from ergometry.estimators.first_law import StochasticFirstLaw, read_first_law, standing_in
-from ergometry.estimators.sampling import Observations
+from ergometry.estimators.sampling import Observations, widening
 from support.physics import simulate, with_physics
 from support.synthetic import synthetic_run
 
@@ -125,8 +125,8 @@ def test_two_steps_of_many_have_an_error():
     law = StochasticFirstLaw(np.arange(10.0), np.zeros(10))
     found = law.result(folded(law, [(2.0, 2.0, 1.0, 1.0), (7.0, 2.0, 1.2, 1.0)]))
     assert found.heat.value == near(5 * 1.0 + 5 * 0.8)
-    # two strata of five: Σ w(w−1)·½(0.2)²
-    assert found.heat.stderr == near(math.sqrt(2 * 5 * 4 * 0.5 * 0.2**2))
+    # two strata of five: Σ w(w−1)·½(0.2)², of one difference
+    assert found.heat.stderr == near(math.sqrt(2 * 5 * 4 * 0.5 * 0.2**2) * widening(1.0))
 
 
 @given(cut=st.integers(0, 12), order=st.permutations(range(12)))
@@ -338,3 +338,22 @@ def test_sampled_steps_that_are_unlike_the_rest_do_not_stand_for_them():
     assert found.heat.value is None and found.work.value is None
     assert "unlike the rest" in found.heat.why
     assert found.energy_change.value == pytest.approx(rises.sum())
+
+
+def test_a_first_step_that_was_not_looked_at_is_left_out_since_no_other_is_like_it():
+    """As with LBFGS, whose first step may do most of the work: on one batch, ΣW is then 0, and not that step's Q."""
+    losses = np.array([1.3, 0.36, 0.1, 0.03, 0.01, 0.002])
+    run = synthetic_run(len(losses))
+    steps = np.arange(1.0, len(losses) - 1)
+    law = np.full((len(steps), len(series.FIRST_LAW.columns)), math.nan)
+    law[:, :1], law[:, 2], law[:, 3] = steps[:, None], losses[1:-1], losses[2:]
+    tables = {
+        **run.tables,
+        "losses": Table(series.LOSSES.columns, np.column_stack((np.arange(6.0), np.arange(6.0), losses))),
+        "first_law": Table(series.FIRST_LAW.columns, law),
+    }
+    found = read_first_law(replace(run, tables=tables))
+    assert found.work.value == pytest.approx(0.0, abs=1e-12)
+    assert found.heat.value == pytest.approx(losses[1] - losses[-1]) == pytest.approx(-found.energy_change.value)
+    for estimate in (found.heat, found.work, found.energy_change):
+        assert "from the second step on" in estimate.why

@@ -52,3 +52,11 @@ def test_none_says_what_the_tap_said(rows):
     assert "--physics full" in read_logdet(run_with(rows)).whole.why
     told = {"taps": {"information": {"why": "the probe does not replay"}}}
     assert read_logdet(run_with(rows, physics=told)).whole.why == "the probe does not replay"
+
+
+def test_a_bound_has_no_error_whatever_an_older_run_stored():
+    rows = [(100, 9.0, how, part, 30.0, 1.5, 300, 640, 3.0, 0.1) for part, how in ((0, 3), (1, 4), (2, 5), (3, 1))]
+    found = read_logdet(run_with([(*WHOLE[:2], 4, *WHOLE[3:]), *rows], information={"modules": ["a", "b", "c", "d"]}))
+    assert found.whole.stderr is None and "upper bound of the whole" in found.whole.why
+    assert {name: e.stderr for name, e in found.modules.items()} == {"a": None, "b": 1.5, "c": None, "d": 1.5}
+    assert ["upper bound" in e.why for e in found.modules.values()] == [True, False, True, False]

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ergometry.estimators.sampling import widening
 from ergometry.estimators.stretches import Stretches, function
 
 observed = st.lists(st.tuples(st.integers(0, 500), st.floats(-1e3, 1e3), st.floats(-1e3, 1e3)), max_size=30)
@@ -50,19 +51,17 @@ def test_none_one_and_two():
     one = none.add(3, [5.0])
     assert one.mean.tolist() == [5.0] and one.along() is None and one.stationary() is None
     two = one.add(4, [7.0])
-    # of two numbers both are the usual error of a mean, ½(x−y)²/2, widened for one and for ⅔ degrees of freedom
-    wide = (1.645**2 + 1) / 4
-    assert two.stationary()[0, 0] == pytest.approx((1 + wide) ** 2)
-    assert two.along()[0, 0] == pytest.approx((1 + 1.5 * wide) ** 2)
+    # of two numbers both are the usual error of a mean, ½(x−y)²/2, widened for one degree of freedom
+    assert [two.stationary()[0, 0], two.along()[0, 0]] == pytest.approx([widening(1.0) ** 2] * 2)
 
 
 def test_differences_by_hand():
     few = Stretches.of(np.arange(4.0), np.array([[1.0], [3.0], [2.0], [6.0]]))
-    wide = (1 + (1.645**2 + 1) / 4 / 2) ** 2  # three successive differences are worth two
+    wide = widening((4 + 1 + 16) ** 2 / (16 + 1 + 256)) ** 2  # worth two at most, less where one is far larger
     assert few.along()[0, 0] == pytest.approx((4 + 1 + 16) / 2 / 3 / 4 * wide)
     x = np.array([0.0, 1, 4, 9, 16, 25, 36, 50])
     many = Stretches.of(np.arange(8.0), x[:, None])
-    wide = (1 + (1.645**2 + 1) / 4 / (6 * 18 / 35)) ** 2
+    wide = widening(min(6 * 18 / 35, (5 * 4 + 9) ** 2 / (5 * 16 + 81))) ** 2
     assert many.along()[0, 0] == pytest.approx((5 * 4 + 9) / 6 / 6 / 8 * wide)
 
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from ergometry.landscape.fisher import GAUSSIAN, fisher
 from ergometry.landscape.information import information_by_group, module_groups
-from ergometry.landscape.kronecker import jackknife, kronecker
+from ergometry.landscape.kronecker import kronecker, upper_bound
 from ergometry.landscape.point import generator
 from support.landscapes import Net, convolutional, language, perceptron
 
@@ -27,7 +27,7 @@ def test_it_is_an_upper_bound_of_each_block(name):
     assert len(factored) == {"perceptron": 3, "convolutions": 4, "words": 3}[name]
     for n in factored:
         assert exact[n].value <= found[n].value < 4 * exact[n].value
-        assert found[n].stderr == 0.0
+        assert math.isnan(found[n].stderr) and "upper bound" in found[n].why
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -56,19 +56,16 @@ def test_it_is_exact_where_the_block_is_a_product_of_its_factors():
 
 
 @pytest.mark.parametrize("name", ["convolutions", "words"])
-def test_random_passes_agree_with_all_rows_within_their_error(name):
-    """But for the basis, which is another: of few passes it is a worse one, so that the bound is a little higher."""
-    exact, _ = ekfac(NETS[name], passes=64)
-    scores, ratios = [], []
-    for seed in range(15):
-        found, _ = ekfac(NETS[name], passes=2, seed=seed)
-        for n, r in exact.items():
-            if r.method.startswith("EKFAC"):
-                assert found[n].method == "EKFAC, 4 random passes" and "rows an example" in found[n].why
-                scores.append((found[n].value - r.value) / found[n].stderr)
-                ratios.append(found[n].value / r.value)
-    assert sum(abs(score) < 1.645 for score in scores) > 0.78 * len(scores)
-    assert -0.05 < sum(ratios) / len(ratios) - 1 < 0.1
+def test_random_passes_give_a_bound_of_every_block_that_is_not_much_looser_than_all_rows_do(name):
+    """Of few passes the basis is a worse one, and the tangents lie higher: either makes the bound looser."""
+    rows, exact = ekfac(NETS[name], passes=64)
+    found = [ekfac(NETS[name], passes=2, seed=seed)[0] for seed in range(15)]
+    for n, r in rows.items():
+        if r.method.startswith("EKFAC"):
+            assert all(f[n].method == "EKFAC, 4 random passes" for f in found)
+            assert all(math.isnan(f[n].stderr) and "rows an example" in f[n].why for f in found)
+            mean = sum(f[n].value for f in found) / len(found)
+            assert exact[n].value < mean and 0.98 * r.value < mean < 1.2 * r.value
 
 
 def test_a_basis_from_few_passes_makes_the_bound_looser_and_never_tighter():
@@ -78,16 +75,30 @@ def test_a_basis_from_few_passes_makes_the_bound_looser_and_never_tighter():
     assert 1.0 < sum(found) / len(found) / exact < 1.12
 
 
-@pytest.mark.parametrize("precision", [0.1, 1.0, 10.0])
-def test_the_jackknife_takes_the_logarithms_bias_out(precision):
-    """s of 20000 weights, each the mean of squares of 8 normal numbers: in truth 1."""
+@pytest.mark.parametrize("precision", [0.01, 1.0, 10.0])
+@pytest.mark.parametrize("squares", [1, 8])
+def test_the_tangents_bound_it_from_above_in_expectation_whatever_the_scatter(precision, squares):
+    """s of 20000 weights, each the mean of so many squares of normal numbers: in truth 1."""
     n, stream = 20000, generator(5)
-    samples = [torch.randn(8, n, generator=stream, dtype=torch.float64).square().mean(0) / precision for _ in range(4)]
+    samples = [torch.randn(squares, n, generator=stream, dtype=torch.float64).square().mean(0) for _ in range(4)]
     true = 0.5 * n * math.log1p(1.0 / precision)
-    found = jackknife([precision * s for s in samples], precision, "", "", 0)
-    plain = 0.5 * float(torch.log1p(torch.stack(samples).mean(0)).sum())
-    assert abs(found.value - true) < 2e-3 * true < abs(plain - true)
-    assert abs(found.value - true) < 4 * found.stderr < 2e-2 * true
+    found = upper_bound(samples, precision, "", "few rows", 0)
+    plain = 0.5 * float(torch.log1p(torch.stack(samples).mean(0) / precision).sum())
+    assert plain < true < found.value < true + 0.5 * n * {1: 1.2, 8: 0.06}[squares]
+    assert math.isnan(found.stderr) and found.why.startswith("few rows; an upper bound in expectation, which")
+
+
+def test_the_scatter_that_is_said_is_that_of_repetition():
+    stream = generator(6)
+    values, said = [], []
+    for _ in range(300):
+        samples = [torch.randn(8, 50, generator=stream, dtype=torch.float64).square().mean(0) for _ in range(4)]
+        found = upper_bound(samples, 0.5, "", "", 0)
+        values.append(found.value)
+        said.append(float(found.why.rpartition("± ")[2]))
+    values = torch.tensor(values)
+    inside = (values - values.mean()).abs() < 1.645 * torch.tensor(said)
+    assert 0.85 < float(inside.double().mean()) < 0.97
 
 
 def test_what_has_no_two_factors_is_read_by_its_diagonal():
@@ -98,7 +109,7 @@ def test_what_has_no_two_factors_is_read_by_its_diagonal():
     ]
     true = sum(0.5 * float(torch.log1p(dense.diagonal()[i:j] / 0.1).sum()) for i, j in ranges)
     assert found["7"].method == "diagonal, 64 random passes"
-    assert abs(found["7"].value - true) < 3 * found["7"].stderr
+    assert abs(found["7"].value - true) < 3 * float(found["7"].why.rpartition("± ")[2])
 
 
 class Odd(nn.Module):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ergometry.core import series
-from ergometry.report import summary
+from ergometry.report import render, summary
 from support.odd_runs import modelled, with_table
 from support.synthetic import MODELLED, synthetic_run
 
@@ -90,3 +90,38 @@ def test_a_loss_that_rose_is_no_plateau():
 
 def test_the_costliest_comes_first():
     assert [f["code"] for f in summary(modelled())["findings"]] == ["loss.plateau", "data.waiting"]
+
+
+def diverged(*, from_step, until=None):
+    run = synthetic_run(200)
+    losses = run.table(series.LOSSES).rows.copy()
+    losses[from_step:until, 2] = np.nan
+    return with_table(run, series.LOSSES, losses)
+
+
+def test_a_loss_that_stopped_being_finite_is_found_with_what_was_spent_since():
+    run = diverged(from_step=150)
+    finding = found(run)["loss.not_finite"]
+    assert finding["text"] == "the loss became not finite at step 150"
+    assert "50 of 200 losses are NaN or infinite, and never finite again" in finding["evidence"]
+    since_s = run.table(series.LOSSES)["t_s"][150]
+    # 50 W all along
+    assert finding["expected_saving"]["value"] == pytest.approx(50.0 * (run.duration_s - since_s), rel=1e-6)
+    assert "lower the learning rate" in finding["remedy"]
+
+
+def test_a_loss_that_was_not_finite_once_is_found_without_a_saving():
+    finding = found(diverged(from_step=20, until=22))["loss.not_finite"]
+    assert "2 of 200" in finding["evidence"] and "finite again later" in finding["evidence"]
+    assert finding["expected_saving"] is None
+
+
+def test_a_run_whose_losses_are_finite_has_no_such_finding():
+    assert "loss.not_finite" not in found(synthetic_run(200))
+
+
+@pytest.mark.parametrize("form", ["text", "markdown", "html"])
+def test_every_report_says_that_the_loss_stopped_being_finite(form):
+    told = " ".join(render(diverged(from_step=150), form).split())
+    assert "the loss became not finite at step 150" in told
+    assert "their loss was not finite, from step 150 on" in told

@@ -36,12 +36,30 @@ def test_a_run_that_uses_its_board_well_has_none():
 
 
 def test_small_operators_are_launch_bound():
-    run = of_items(("a", "mm", "bf16", 1000.0, 1e12, 1e8, 1e8))  # 2.5 ms in 1000 operators
+    run = of_items(("a", "gelu", "bf16", 1000.0, 1e12, 1e8, 1e8))  # 2.5 ms in 1000 operators
     finding = found(run)["work.low_mfu"]
     assert "2.5 % of the peak FLOP/s are used (MFU): launch-bound" in finding.text
     assert "takes 2.5 ms at the roofline, the step 90 ms" in finding.evidence
     assert "2.5 µs on average" in finding.evidence
     assert "CUDA graphs" in finding.remedy
+
+
+def test_small_matrices_are_told_apart_from_small_operators_between_them():
+    products = ("a", "mm", "bf16", 1000.0, 1e12, 1e8, 1e8)
+    alone = found(of_items(products))["work.low_mfu"]
+    assert alone.text.endswith("(MFU): small matrices")
+    assert "most of them are matrix products, of 1e+09 FLOP on average" in alone.evidence
+    assert "torch.bmm" in alone.remedy
+    # As many calls again of what is no product, and a few: fusing them helps in the one case only.
+    assert "launch-bound" in found(of_items(products, ("a", "add", "bf16", 1001.0, 1e6, 1e6, 1e6)))["work.low_mfu"].text
+    assert (
+        "small matrices" in found(of_items(products, ("a", "add", "bf16", 900.0, 1e6, 1e6, 1e6)))["work.low_mfu"].text
+    )
+
+
+def test_many_tiny_products_beside_few_large_ones_are_not_where_the_work_is():
+    tiny, large = ("a", "mm", "bf16", 9000.0, 1e9, 1e6, 1e6), ("b", "addmm", "bf16", 10.0, 5e12, 1e8, 1e8)
+    assert "launch-bound" in found(of_items(tiny, large))["work.low_mfu"].text
 
 
 def test_large_operators_far_from_the_roofline_are_not_called_so():

@@ -16,6 +16,7 @@ Rule = Callable[[Run, Accounts], Finding | None]
 RULES: tuple[Rule, ...] = (
     training.data_waiting,
     training.evaluation_share,
+    training.loss_not_finite,
     training.loss_plateau,
     boards.heat,
     boards.power_brake,

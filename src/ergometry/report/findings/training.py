@@ -9,6 +9,7 @@ from ergometry.core import series
 from ergometry.core.estimate import Estimate, Provenance, total
 from ergometry.core.run import Run
 from ergometry.estimators.equilibration import read_equilibration
+from ergometry.estimators.rows import not_finite
 from ergometry.report.findings.finding import Finding
 from ergometry.report.words import duration, percent, quantity
 from ergometry.work.accounts import Accounts
@@ -55,6 +56,34 @@ def evaluation_share(run: Run, books: Accounts) -> Finding | None:
         "evaluate half as often, or on a fixed part of the evaluation set",
         saving if count > 1 else None,
         spent.value,
+    )
+
+
+def loss_not_finite(run: Run, books: Accounts) -> Finding | None:
+    """Find that the loss became NaN or infinite, and what was spent after that."""
+    losses, broken = run.table(series.LOSSES), not_finite(run)
+    if not len(broken):
+        return None
+    first, count = float(broken[0]), len(broken)
+    good = np.isfinite(losses["loss"])
+    before = losses["loss"][good & (losses["step"] < first)]
+    for_good = not np.any(good & (losses["step"] > first))
+    since_s = float(losses["t_s"][losses["step"] == first][0])
+    after = total(trace.energy(since_s, run.duration_s) for trace in books.metered.cover().values())
+    saving = None
+    if for_good and after.value:
+        saving = Estimate(after.value, after.stderr, "J", after.provenance, "everything after that step")
+    lasted = "and never finite again" if for_good else "and finite again later"
+    was = f"; the loss before it was {before[-1]:#.4g}" if len(before) else ""
+    return Finding(
+        "loss.not_finite",
+        f"the loss became not finite at step {first:.0f}",
+        f"{count} of {len(losses)} losses are NaN or infinite, {lasted}{was}; sums over the run leave those steps out",
+        "lower the learning rate or warm it up, clip the gradients, train half precision in bfloat16 or with a "
+        "GradScaler, and look for a logarithm or a division of zero; torch.autograd.set_detect_anomaly(True) names the "
+        "operator",
+        saving,
+        books.total.value or 0.0,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -13,6 +14,7 @@ from ergometry.core.run import Run
 from ergometry.report.findings.finding import Finding
 from ergometry.report.words import duration, listed, percent, quantity
 from ergometry.work.accounts import Accounts
+from ergometry.work.coefficients import Coefficients
 from ergometry.work.profiles import Item, seconds_of
 
 LOW_MFU = 0.3
@@ -30,6 +32,9 @@ VAGUE = 0.5
 
 LARGE_RESIDUAL = 0.3
 
+_PRODUCT = re.compile(r"mm|conv|attention|linear|matmul")
+"""Names of the operators that are matrix products, or made of them."""
+
 _TRAINING = ("forward", "backward", "optimizer")
 
 
@@ -46,27 +51,50 @@ def low_mfu(run: Run, books: Accounts) -> Finding | None:
     calls = math.fsum(item.calls for item in did)
     if not 0 < least_s < NEAR * spent_s:
         return None
-    each_s = least_s / calls if calls else math.nan
     count = max(len(steps), 1)
+    why, sizes, remedy = _slow(did, known, least_s / calls if calls else math.nan)
     evidence = f"a step's work takes {duration(least_s / count)} at the roofline, the step {duration(spent_s / count)}"
-    if each_s < SMALL_S:
-        why = "launch-bound, its operators are small"
-        evidence += f"; an operator's work takes {duration(each_s)} on average, about as long as its launch or less"
-        remedy = (
-            "give each operator more to do: larger batches, torch.compile, CUDA graphs, a fused or foreach optimizer"
-        )
-    else:
-        why = "its kernels are far from the roofline"
-        evidence += f"; an operator's work takes {duration(each_s)} on average"
-        remedy = (
-            "look for small or odd-shaped matrices (multiples of 64 suit most boards), a dtype with a higher peak, "
-            "and waits for the host between operators"
-        )
+    evidence += f"; {sizes}"
     lost_s = spent_s - least_s
     saving = _idle(books, lost_s)
     stake = saving.value if saving.value is not None else 0.0
     return Finding(
         "work.low_mfu", f"{percent(mfu)} of the peak FLOP/s are used (MFU): {why}", evidence, remedy, saving, stake
+    )
+
+
+def _slow(did: Sequence[Item], known: Coefficients, each_s: float) -> tuple[str, str, str]:
+    """Return why operators take longer than at the roofline, the sizes that tell it, and what to do.
+
+    Small operators are over before the next is launched. Where most of them are matrix products, those are what is
+    small, and no fusing of what is between them helps; else it is what is between.
+    """
+    each = f"an operator's work takes {duration(each_s)} on average"
+    if each_s >= SMALL_S:
+        return (
+            "its kernels are far from the roofline",
+            each,
+            "look for odd-shaped matrices (multiples of 64 suit most boards), a dtype with a higher peak, and waits "
+            "for the host between operators",
+        )
+    each += ", about as long as its launch or less"
+    products = [item for item in did if item.flops > 0 and _PRODUCT.search(item.op)]
+    called, flops = math.fsum(item.calls for item in products), math.fsum(item.flops for item in products)
+    # Of all the FLOP, not of all the products: what is small must be where the work is.
+    product_s = (
+        math.fsum(i.flops * seconds_of(i, known) / i.calls for i in products if i.calls) / flops if flops else 0.0
+    )
+    if called >= 0.5 * math.fsum(item.calls for item in did) and product_s < SMALL_S:
+        return (
+            "small matrices",
+            f"{each}; most of them are matrix products, of {flops / called:.2g} FLOP on average",
+            "make the products larger: larger batches, wider layers, products of one shape stacked into one "
+            "(torch.bmm, torch.vmap) instead of a loop; CUDA graphs where they must stay small",
+        )
+    return (
+        "launch-bound, its operators are small",
+        each,
+        "give each operator more to do: larger batches, torch.compile, CUDA graphs, a fused or foreach optimizer",
     )
 
 
