@@ -37,6 +37,7 @@ if __name__ == "__main__":
 
 from ergometry.core.errors import ErgError, ScriptNotFound, StoreError  # noqa: E402
 from ergometry.integrations.imports import when_imported  # noqa: E402
+from ergometry.integrations.tracebacks import trim  # noqa: E402
 from ergometry.meter.client import RecorderClient, run_labels, working_folder  # noqa: E402
 from ergometry.store.folders import create_run_folder, new_run_id  # noqa: E402
 
@@ -311,7 +312,6 @@ def _find(name: str) -> importlib.machinery.ModuleSpec | None:
 
 
 _own_main = sys.modules["__main__"]  # kept alive: its frames are below the script's until the end
-_OUR_FRAMES = (_THIS_FILE, "<frozen importlib.util>", "<frozen importlib._bootstrap>")
 
 
 def _run_code(program: Program) -> None:
@@ -338,9 +338,8 @@ def _end_by(error: BaseException, session: Session | None) -> None:
 
 def _show_without_our_frames(error: BaseException, session: Session | None) -> None:
     """Put a hook before the script's own: the interpreter calls it when the exception has arrived at the top."""
+    trim(error)
     trace = error.__traceback__
-    while trace is not None and trace.tb_frame.f_code.co_filename in _OUR_FRAMES:
-        trace = trace.tb_next
     hook = getattr(sys, "excepthook", None)
 
     def show(kind: type[BaseException], error: BaseException, _trace: TracebackType | None) -> None:
