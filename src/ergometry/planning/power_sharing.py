@@ -1,18 +1,24 @@
 """One power budget for several jobs: the cap of each that makes the sum of their relative speeds largest.
 
-Each job has measured points (cap, draw, speed). A job is charged what it draws, not its cap. On the upper concave hull
-of (draw, speed) each further watt buys less than the one before, so taking the steepest step of any job first is
-optimal as far as whole steps fit; what remains is improved by exchanges. The linear relaxation gives an upper bound.
+Each job has measured points (cap, draw, speed). A job is charged what it draws, not its cap. One point of each job, with
+draws that fit the budget together: a multiple-choice knapsack, which an integer program solves with its own certificate.
 """
 
 from __future__ import annotations
 
-import heapq
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from ergometry.core.errors import UsageError
+
+LIMIT_S = 10.0
+"""Seconds after which the best choice found so far is taken; ``upper_bound`` then says how much it may be short."""
+
+_ROUNDING = 2e-6
+"""The solver holds the budget to about half of this share; a choice beyond it by that is sought again below."""
 
 
 @dataclass(frozen=True)
@@ -42,49 +48,58 @@ class Sharing:
 
 
 def share_power(jobs: Mapping[str, Sequence[CapPoint]], budget_w: float) -> Sharing:
-    """Return the cap of each job under one power budget.
+    """Return the cap of each job under one power budget: max Σ_j s_j(c_j) over caps c with Σ_j d_j(c_j) ≤ budget.
+
+    s is a job's speed over its fastest and d its draw. Exact, to a relative gap of 1e-9 in the speed.
 
     Raises:
         UsageError: no jobs, a job without a finite point, or a budget below what the lowest caps draw.
     """
-    hulls = {name: _hull(name, points) for name, points in jobs.items()}
-    if not hulls:
+    useful = {name: _useful(name, points) for name, points in jobs.items()}
+    if not useful:
         raise UsageError(expected="one job or more", got="none", remedy="name the jobs that share the budget")
-    least_w = math.fsum(hull[0].draw_w for hull in hulls.values())
+    least_w = math.fsum(points[0].draw_w for points in useful.values())
     if not budget_w >= least_w:
         raise UsageError(
             expected=f"a budget of {least_w:.4g} W or more, what the lowest caps draw",
             got=f"{budget_w:g} W",
             remedy="allow more, or run fewer jobs at a time",
         )
-    taken = dict.fromkeys(hulls, 0)
-    left_w, bound = budget_w - least_w, math.fsum(hull[0].speed for hull in hulls.values())
-    steps = [(-_slope(hull, 0), name) for name, hull in hulls.items() if len(hull) > 1]
-    heapq.heapify(steps)
-    relaxed_w = left_w  # of the linear relaxation, which may take a part of a step
-    while steps:
-        slope, name = heapq.heappop(steps)
-        hull, at = hulls[name], taken[name]
-        more_w = hull[at + 1].draw_w - hull[at].draw_w
-        if relaxed_w > 0:
-            bound += -slope * min(more_w, relaxed_w)
-            relaxed_w -= more_w
-        if more_w <= left_w:
-            taken[name], left_w = at + 1, left_w - more_w
-            if at + 2 < len(hull):
-                heapq.heappush(steps, (-_slope(hull, at + 1), name))
-    _exchange(hulls, taken, left_w)
-    chosen = {name: hulls[name][at] for name, at in taken.items()}
+    chosen, bound = _choose(list(useful.values()), budget_w)
+    if math.fsum(point.draw_w for point in chosen) > budget_w:
+        chosen, _ = _choose(list(useful.values()), max(budget_w * (1.0 - _ROUNDING), least_w))
     return Sharing(
-        {name: point.cap_w for name, point in chosen.items()},
-        math.fsum(point.draw_w for point in chosen.values()),
-        math.fsum(point.speed for point in chosen.values()) / len(chosen),
+        {name: point.cap_w for name, point in zip(useful, chosen, strict=True)},
+        math.fsum(point.draw_w for point in chosen),
+        math.fsum(point.speed for point in chosen) / len(chosen),
         min(bound / len(chosen), 1.0),
     )
 
 
-def _hull(name: str, points: Sequence[CapPoint]) -> list[CapPoint]:
-    """Return the corners of the upper concave hull, by rising draw, with speeds relative to the fastest."""
+def _choose(jobs: Sequence[Sequence[CapPoint]], budget_w: float) -> tuple[list[CapPoint], float]:
+    """Return the best point of each job, and a bound that no sum of speeds is above."""
+    from scipy.optimize import Bounds, LinearConstraint, milp
+    from scipy.sparse import csr_array
+
+    points = [point for job in jobs for point in job]
+    owner = np.repeat(np.arange(len(jobs)), [len(job) for job in jobs])
+    one_each = csr_array((np.ones(len(points)), (owner, np.arange(len(points)))), shape=(len(jobs), len(points)))
+    draws = np.array([[point.draw_w / budget_w for point in points]])
+    found = milp(
+        [-point.speed for point in points],
+        integrality=np.ones(len(points)),
+        bounds=Bounds(0, 1),
+        constraints=[LinearConstraint(one_each, 1, 1), LinearConstraint(draws, ub=1.0)],
+        options={"mip_rel_gap": 1e-9, "time_limit": LIMIT_S},
+    )
+    if found.x is None:  # out of time before any choice: the lowest caps fit
+        return [job[0] for job in jobs], float(len(jobs))
+    taken = [points[k] for k in np.flatnonzero(found.x > 0.5)]
+    return taken, -found.mip_dual_bound
+
+
+def _useful(name: str, points: Sequence[CapPoint]) -> list[CapPoint]:
+    """Return the points that are faster than all that draw no more, by rising draw, with speeds over the fastest."""
     good = [p for p in points if all(math.isfinite(x) and x > 0 for x in (p.cap_w, p.draw_w, p.speed))]
     if not good:
         raise UsageError(
@@ -93,43 +108,6 @@ def _hull(name: str, points: Sequence[CapPoint]) -> list[CapPoint]:
     top = max(p.speed for p in good)
     kept: list[CapPoint] = []
     for p in sorted(good, key=lambda p: (p.draw_w, -p.speed)):
-        point = CapPoint(p.cap_w, p.draw_w, p.speed / top)
-        if kept and point.speed <= kept[-1].speed:
-            continue  # draws more and is no faster
-        while len(kept) > 1 and _between(kept[-2], kept[-1]) <= _between(kept[-2], point):
-            kept.pop()
-        kept.append(point)
+        if not kept or p.speed / top > kept[-1].speed:
+            kept.append(CapPoint(p.cap_w, p.draw_w, p.speed / top))
     return kept
-
-
-def _between(a: CapPoint, b: CapPoint) -> float:
-    return (b.speed - a.speed) / (b.draw_w - a.draw_w)
-
-
-def _slope(hull: Sequence[CapPoint], at: int) -> float:
-    return _between(hull[at], hull[at + 1])
-
-
-def _exchange(hulls: Mapping[str, Sequence[CapPoint]], taken: dict[str, int], left_w: float) -> None:
-    """Lower one job a step where that pays another's step, while the sum of speeds rises."""
-    improved = True
-    while improved:
-        improved = False
-        for up, hull in hulls.items():
-            if taken[up] + 1 >= len(hull):
-                continue
-            at, to = hull[taken[up]], hull[taken[up] + 1]
-            if to.draw_w - at.draw_w <= left_w:
-                taken[up], left_w, improved = taken[up] + 1, left_w - (to.draw_w - at.draw_w), True
-                break
-            for down, other in hulls.items():
-                if down == up or taken[down] == 0:
-                    continue
-                high, low = other[taken[down]], other[taken[down] - 1]
-                gain = to.speed - at.speed - (high.speed - low.speed)
-                after_w = left_w - (to.draw_w - at.draw_w) + (high.draw_w - low.draw_w)
-                if gain > 1e-12 and after_w >= 0:
-                    taken[up], taken[down], left_w, improved = taken[up] + 1, taken[down] - 1, after_w, True
-                    break
-            if improved:
-                break

@@ -38,7 +38,7 @@ def brute_force(points: dict[str, list[CapPoint]], budget_w: float) -> float:
 
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 10**6), share=st.floats(0.0, 1.1))
-def test_the_sharing_fits_and_lies_between_the_bound_and_just_below_the_best_choice(seed: int, share: float) -> None:
+def test_the_sharing_fits_and_is_the_best_choice_of_all(seed: int, share: float) -> None:
     points = jobs(seed)
     least = sum(min(p.draw_w for p in ps) for ps in points.values())
     most = sum(max(p.draw_w for p in ps) for ps in points.values())
@@ -46,8 +46,8 @@ def test_the_sharing_fits_and_lies_between_the_bound_and_just_below_the_best_cho
     found = share_power(points, budget_w)
     best = brute_force(points, budget_w)
     assert found.draw_w <= budget_w
-    assert found.upper_bound >= best - 1e-12
-    assert best + 1e-12 >= found.relative_speed >= best - 0.03
+    assert found.upper_bound >= best - 1e-7
+    assert found.relative_speed == pytest.approx(best, abs=1e-7)
     draws = [next(p.draw_w for p in points[name] if p.cap_w == cap) for name, cap in found.caps_w.items()]
     assert sum(draws) == pytest.approx(found.draw_w)
 
@@ -75,8 +75,15 @@ def test_more_power_is_never_slower(seed: int, share: float) -> None:
     points = jobs(seed)
     least = sum(min(p.draw_w for p in ps) for ps in points.values())
     budget_w = least * (1 + share)
-    # Greedy choices need not be monotone in the third decimal; the bound is.
-    assert share_power(points, budget_w * 1.2).upper_bound >= share_power(points, budget_w).upper_bound - 1e-12
+    more, less = share_power(points, budget_w * 1.2), share_power(points, budget_w)
+    assert more.relative_speed >= less.relative_speed - 1e-7
+
+
+def test_a_thousand_jobs_are_shared_to_their_bound() -> None:
+    points = jobs(3, n=1000, caps=11)
+    found = share_power(points, 170_000.0)
+    assert found.draw_w <= 170_000.0
+    assert found.upper_bound - found.relative_speed < 1e-6
 
 
 def test_what_cannot_be_shared_is_refused_with_the_least_that_can() -> None:
