@@ -3,10 +3,10 @@
 ``python -m benchmarks intervals``, about a minute of one core. Each cell is the share (%) of some hundred repetitions
 in which the truth lay within ± 1.645 standard errors, and the median standard error, relative to the truth. The truths:
 
-- E1, E2, E3: a perceptron in NumPy trained by SGD, momentum and Adam (:mod:`benchmarks._trainings`), of which every
+- E1, E2, E3: perceptrons in NumPy trained by SGD, momentum and Adam (:mod:`benchmarks._trainings`), of which every
   step is known and some are shown, 40 or 20 of 400, at random phase. *whole* is from the first step on, where the loss
-  falls by a factor of ten within 50 steps; *later* begins at step 200. The loss ends near 0, so that the last
-  gradients are of few examples and as skewed as they get.
+  falls by a factor of ten within 50 steps; *later* begins at step 200. *learnt*: the loss ends near 0, so that the
+  last gradients are of few examples and as skewed as they get; *noisy*: it cannot.
 - E4, E5: SGD and heavy ball on a quadratic loss, whose stationary variance is known in closed form.
 - E6: predictions drawn from many, whose mean length is known.
 - E7 and the landscape: matrices with a known spectrum, quadratic losses.

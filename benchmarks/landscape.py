@@ -3,8 +3,8 @@
 The model is a perceptron of three equal layers with a batch of 64 examples in 10 classes, float32. Time is that of one
 core, and is also given in gradients (a forward and a backward of the same batch), which carries over to other models.
 Memory is the rise of the process's resident peak while the quantity is taken, the graphs kept included. Each runs in
-a process of its own, forked from one that took all once on a tiny model (what torch imports when it is first asked is no
-part of it). About 50 s of processor time; ``python -m benchmarks.landscape 1e7`` takes other sizes.
+a process of its own, forked from one that took all of them once on a tiny model: what torch imports when it is first
+asked is no part of it. Half a minute of processor time; ``python -m benchmarks.landscape 1e7`` takes other sizes.
 
 Last, ½logdet by stochastic Lanczos at N = 1e7 with 64 examples, against an exact referee that shares no code with it:
 the Gram matrix of the outputs' gradients is Σ over layers (a·a' + 1)(δ·δ'), a what goes into a layer and δ the gradient

@@ -31,7 +31,7 @@ from torch.func import functional_call, grad, vmap
 import ergometry as erg
 from ergometry.core.run import Run
 from ergometry.estimators.noise_scale import HOW, NoiseScaleEstimator, read_noise
-from ergometry.estimators.stretches import Stretches
+from ergometry.estimators.sampling import Observations
 
 BATCH, MICRO, RATE = 64, 32, 0.05
 STEPS, STRETCHES, EVERY, EXACT_EVERY = 600, 3, 2, 6
@@ -144,10 +144,10 @@ def compare(run: Run, truths: list[Exact], how: int) -> list[Row]:
     return rows
 
 
-def stretch(truths: list[Exact], first: int, last: int) -> Stretches:
+def stretch(truths: list[Exact], first: int, last: int) -> Observations:
     """Return the exact values of a stretch: that they are of some steps alone is all their error."""
     kept = np.array([t for t in truths if first <= t.step < last], dtype=np.float64)
-    return Stretches.of(kept[:, 0], kept[:, 1:])
+    return Observations.of(kept)
 
 
 def ledgers() -> list[tuple[str, float, float]]:

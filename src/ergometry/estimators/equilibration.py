@@ -136,7 +136,7 @@ def read_equilibration(run: Run) -> Equilibration:
     sides = np.column_stack((table["step"], table["theta_g"], factor * table["dtheta_sq"]))
     found = estimator.result(estimator.of(sides))
     facts = [
-        f"{len(table)} steps since step {table['step'][0]:g}, where the learning rate last changed",
+        f"{len(table)} steps from step {table['step'][0]:g} on, all at the last learning rate",
         broken,
         "" if table["sampled"][-1] >= table["parameters"][-1] else "scaled up from blocks of parameters",
     ]

@@ -98,7 +98,8 @@ class NoiseScale:
         grad_sq: |G|², loss².
         trace_cov: trΣ, loss²·example.
         b_noise: trΣ/|G|², example. Its ``stderr`` is None where |G|² is not told from zero: no number is then above it.
-        b_noise_interval: 90 % of it by :func:`~ergometry.estimators.stretches.ratio_interval`, example; NaN where no error is known.
+        b_noise_interval: (low, high), example: 90 % of it by
+            :func:`~ergometry.estimators.stretches.ratio_interval`; NaN where no error is known.
         bias: what ``grad_sq`` is too large by, loss²: 0 but for consecutive steps, where it is −η·tr(HΣ)/B to first
             order (and ``trace_cov`` is too large by B times as much, with the other sign).
         how: how the pairs were made, a key of :data:`HOW`; 0 of none.

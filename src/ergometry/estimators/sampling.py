@@ -60,19 +60,28 @@ def _mean_power(guide: Array, x: Array, weights: Array) -> float:
     level = np.log(guide)
     goal = float((weights * x) @ level) / whole
 
-    def short(c: float) -> bool:
+    def short(c: float) -> tuple[float, float]:
+        """Return by how much the mean at c is below the one sought, and how fast it rises."""
         tilted = weights * np.exp(c * (level - level.max()))
-        return float(tilted @ level) < goal * float(tilted.sum())
+        tilted /= tilted.sum()
+        mean = float(tilted @ level)
+        return goal - mean, float(tilted @ (level - mean) ** 2)
 
     low, high = 0.0, _MOST_POWER
-    if not short(low):
+    if short(low)[0] <= 0:
         return low
-    if short(high):
+    if short(high)[0] >= 0:
         return high
-    while high - low > _POWER_TOLERANCE:
-        middle = 0.5 * (low + high)
-        low, high = (middle, high) if short(middle) else (low, middle)
-    return 0.5 * (low + high)
+    c = 1.0
+    while high - low > _POWER_TOLERANCE:  # Newton's steps, halves where one leaves the bracket
+        lacking, slope = short(c)
+        low, high = (c, high) if lacking > 0 else (low, c)
+        after = c + lacking / slope if slope > 0 else math.inf
+        after = after if low < after < high else 0.5 * (low + high)
+        if abs(after - c) < _POWER_TOLERANCE:
+            return after
+        c = after
+    return c
 
 
 def _size_power(guide: Array, x: Array, weights: Array) -> float:

@@ -22,7 +22,7 @@ from torch import Tensor
 from ergometry.landscape.fisher import Factor, Groups
 from ergometry.landscape.kronecker import PASSES, UPPER, diagonal_samples, kronecker, sampled_diagonal
 from ergometry.landscape.lanczos import MEMORY_BYTES, room, spectral_trace
-from ergometry.landscape.point import LandscapeError, Reading
+from ergometry.landscape.point import LandscapeError, Reading, at_least_one
 
 METHODS = ("exact", "lanczos", "kronecker", "blocks", "diagonal")
 """In the order of the codes ``how`` of the table INFORMATION, from 1."""
@@ -257,6 +257,7 @@ def _exact(factor: Factor, prior_precision: float, effort: Effort) -> Reading:
 
 
 def _lanczos(factor: Factor, prior_precision: float, effort: Effort) -> Reading:
+    at_least_one(effort.probes)
     found = spectral_trace(
         factor.smaller(),
         lambda x: torch.log1p(x / prior_precision),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ergometry.landscape.point import LandscapeError, Reading, finite, generator, length, sphere
+from ergometry.landscape.point import LandscapeError, Reading, at_least_one, finite, generator, length, sphere
 from ergometry.landscape.products import Operator
 
 MEMORY_BYTES = 2 << 30
@@ -105,8 +105,14 @@ def room(operator: Operator, steps: int, memory_bytes: int) -> tuple[int, str]:
     """Return how many Lanczos vectors fit, at most ``steps``, and what that limited, or an empty string.
 
     Raises:
-        LandscapeError: not even three fit.
+        LandscapeError: not even three fit, the operator is of no numbers, or no step is asked for.
     """
+    if operator.size < 1 or steps < 1:
+        raise LandscapeError(
+            expected="an operator of one number or more, and one step or more",
+            got=f"{operator.size} numbers, {steps} steps",
+            remedy="pass the parameters that are trained",
+        )
     each = operator.size * torch.empty((), dtype=operator.dtype).element_size()
     fits = memory_bytes // each - _WORKING_VECTORS
     wanted = min(steps, operator.size)
@@ -208,7 +214,7 @@ def spectral_trace(
         seed: of the probes.
 
     Raises:
-        LandscapeError: a product is not finite, or three vectors do not fit into memory.
+        LandscapeError: there is no probe, a product is not finite, or three vectors do not fit into memory.
 
     Source: Golub & Meurant, Matrices, Moments and Quadrature (2010), chapter 6; Ubaru, Chen & Saad 2017.
 
@@ -217,6 +223,7 @@ def spectral_trace(
     >>> abs(found.value - math.log(24)) < 3 * found.stderr
     True
     """
+    at_least_one(probes)
     capacity, limited = room(operator, steps, memory_bytes)
     n, stream = operator.size, generator(seed)
     firsts: list[float] = []

@@ -221,6 +221,14 @@ def finite(x: float, of: str) -> float:
     return x
 
 
+def at_least_one(probes: int) -> None:
+    """Refuse a mean over no probe."""
+    if probes < 1:
+        raise LandscapeError(
+            expected="at least 1 probe", got=f"{probes}", remedy="leave probes out: there are ten then"
+        )
+
+
 def length(vector: Tensor) -> float:
     """Return |v|, summed in float64."""
     return float(torch.linalg.vector_norm(vector, dtype=torch.float64))

@@ -14,6 +14,7 @@ from ergometry.landscape.point import (
     Outputs,
     Point,
     Reading,
+    at_least_one,
     dependent,
     differentiable,
     finite,
@@ -30,7 +31,9 @@ def trace(operator: Operator, *, probes: int = 10, krylov: Krylov | None = None,
     """Trace trA, in A's unit, unbiased.
 
     A probe z uniform on the sphere of radius √n has E[zᵀAz] = trA, with variance 2n/(n+2)·[|A|²_F − (trA)²/n]
-    exactly; E|Az|² = |A|²_F gives it from the same products, so one probe already has an error.
+    exactly; E|Az|² = |A|²_F gives it from the same products, so one probe already has an error. Of a matrix of two
+    numbers that error is uncertain itself: 90 % intervals of 1, 2 and 10 probes cover 57, 70 and 87 %; of 20 numbers
+    they cover 87 to 90 %.
 
     With ``krylov`` (what :func:`.lanczos.largest_eigenvalue` returns besides λ_max) the subspace Q that it holds is
     taken out: trA = trT + tr(PAP), P = 1 − QQᵀ, and only the second term is sampled. Q costs nothing more and has
@@ -44,7 +47,7 @@ def trace(operator: Operator, *, probes: int = 10, krylov: Krylov | None = None,
         seed: of the probes; another than the Krylov process's.
 
     Raises:
-        LandscapeError: a product is not finite.
+        LandscapeError: there is no probe, or a product is not finite.
 
     Source: Hutchinson 1990; Girard 1989; Meyer, Musco, Musco & Woodruff 2021 for taking a subspace out.
 
@@ -53,6 +56,7 @@ def trace(operator: Operator, *, probes: int = 10, krylov: Krylov | None = None,
     >>> abs(found.value - 9.0) < 3 * found.stderr
     True
     """
+    at_least_one(probes)
     basis = krylov.vectors() if krylov is not None else None
     known = math.fsum(krylov.diagonal) if krylov is not None else 0.0
     n = operator.size - (0 if basis is None else len(basis))

@@ -25,6 +25,10 @@ STEPS_RMS = 0.05
 NOISE_SCALE_FACTOR = 3.0
 """The noise scale stands in for B_c within this factor, one sigma: it is a prior, not a measurement."""
 
+UNTOLD_FACTOR = 10.0
+"""A noise scale whose error is not known (one look, or an |G|² not told from zero) is itself known within this factor,
+one sigma: what is seen of it then has no upper end, so that this is a belief."""
+
 SIZE_EXPONENT, SIZE_EXPONENT_SD = 0.47, 0.15
 """B_c ∝ size^κ: the exponent in the training set's size of Zhang 2024 (2410.21676), and how far it is trusted."""
 
@@ -119,10 +123,14 @@ def fit_steps(
 
 
 def from_noise_scale(b_noise: Estimate) -> Belief | None:
-    """Return what the simple noise scale says of B_c: its value within a factor 3; None where it says nothing."""
+    """Return what the simple noise scale says of B_c; None where it says nothing.
+
+    Its value within a factor 3, and its own error; within a factor 10 more where that is not known.
+    """
     if b_noise.value is None or not math.isfinite(b_noise.value) or b_noise.value <= 0:
         return None
-    relative = 0.0 if b_noise.stderr is None else b_noise.stderr / b_noise.value
+    unknown = b_noise.stderr is None or not math.isfinite(b_noise.stderr)
+    relative = math.log(UNTOLD_FACTOR) if unknown else (b_noise.stderr or 0.0) / b_noise.value
     return Belief(
         math.log(b_noise.value), math.hypot(math.log(NOISE_SCALE_FACTOR), relative), "gradient noise scale (stand-in)"
     )

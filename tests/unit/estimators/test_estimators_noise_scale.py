@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ergometry.core.run import Table
-from ergometry.core.series import CURVATURE, EQUILIBRIUM, NOISE
+from ergometry.core.series import CURVATURE, EQUILIBRIUM, LOSSES, NOISE
 from ergometry.estimators.noise_scale import (
     NoiseScaleEstimator,
     Pair,
@@ -180,12 +180,49 @@ def test_a_gradient_below_its_noise_is_not_clamped_and_has_no_ratio():
 
 def test_a_gradient_near_its_error_is_said_to_be():
     rng = np.random.default_rng(6)
-    rows = pairs(rng, 30, g=np.array([0.2, 0.0]), sigma=np.array([1.0, 1.0]))
-    found = ESTIMATOR.result(ESTIMATOR.of(rows))
-    assert 0 < found.grad_sq.value < 3 * found.grad_sq.stderr and "wider upward" in found.b_noise.why
+    some = ESTIMATOR.result(ESTIMATOR.of(pairs(rng, 30, g=np.array([0.2, 0.0]), sigma=np.array([1.0, 1.0]))))
+    assert Z90 * some.grad_sq.stderr < some.grad_sq.value < 3 * some.grad_sq.stderr
+    low, high = some.b_noise_interval
+    assert f"{low:.3g} to {high:.3g}" in some.b_noise.why and "wider upward" in some.b_noise.why
+    assert low < some.b_noise.value < high and high - some.b_noise.value > some.b_noise.value - low
+    weak = (ESTIMATOR.result(ESTIMATOR.of(pairs(rng, 30, g=np.zeros(2), sigma=np.ones(2)))) for _ in range(9))
+    found = next(e for e in weak if 0 < e.grad_sq.value < Z90 * e.grad_sq.stderr)
+    assert found.b_noise.value > 0 and found.b_noise.stderr is None and found.b_noise_interval[1] == math.inf
+    assert "no upper end" in found.b_noise.why and f"at least {found.b_noise_interval[0]:.3g}" in found.b_noise.why
+
+
+def test_the_interval_of_the_scale_holds_it_as_often_however_weak_the_gradient():
+    rng, sigma = np.random.default_rng(13), np.array([1.0, 0.7, 0.4])
+    for size in (0.0, 0.15, 0.3, 0.6):
+        g, held, open_ended = np.array([size, 0.0, 0.0]), 0, 0
+        truth = square(sigma) / square(g) if size else math.inf
+        for _ in range(300):
+            low, high = ESTIMATOR.result(ESTIMATOR.of(pairs(rng, 40, g=g, sigma=sigma))).b_noise_interval
+            held += low <= truth <= high
+            open_ended += high == math.inf
+        assert 0.85 <= held / 300 <= 0.975, (size, held)
+        assert open_ended > 250 if size == 0.0 else open_ended < 60 if size == 0.6 else open_ended > 0
 
 
 # What is read from a run
+
+
+def test_a_run_s_means_are_over_its_steps_guided_by_their_losses():
+    """One step in ten of a steep start: the means of the looks alone know nothing of what lies between two of them."""
+    rng, steps, held = np.random.default_rng(14), 300, {"guided": 0, "alone": 0}
+    for _ in range(150):
+        loss = (0.1 + 3.0 * np.exp(-np.arange(steps) / 12)) * np.exp(0.2 * rng.normal(size=steps))
+        squares, trace = 2.0 * loss**2, 4.0 * loss
+        at = np.arange(rng.integers(1, 10), steps, 10)
+        scatter = 1 + 0.05 * rng.standard_normal((2, len(at)))
+        seen = {"small_sq": (squares + trace / 2)[at] * scatter[0], "big_sq": (squares + trace / 8)[at] * scatter[1]}
+        rows = noise(len(at), step=at, **seen)
+        run = told((NOISE, rows), (LOSSES, table(LOSSES, steps, loss=loss)))
+        for name, one in (("guided", read_noise(run)), ("alone", read_noise(told((NOISE, rows))))):
+            held[name] += abs(one.grad_sq.value - squares.mean()) < Z90 * one.grad_sq.stderr
+    found = read_noise(run)
+    assert f"from {len(at)} of {steps} steps" in found.grad_sq.why
+    assert held["guided"] / 150 > 0.85 and held["alone"] / 150 < 0.8, held
 
 
 def noise(n=40, how=1, seed=0, *, small=2.0, big=8.0, step=None, **columns):

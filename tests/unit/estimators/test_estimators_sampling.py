@@ -8,7 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from ergometry.estimators.sampling import Observations, Sampling, sample_steps, widening
+from ergometry.estimators.sampling import (
+    Observations,
+    Sampling,
+    _mean_power,
+    effective_freedom,
+    sample_steps,
+    widening,
+)
 
 
 @given(st.sets(st.integers(1, 200), min_size=1), st.integers(1, 200))
@@ -120,3 +127,111 @@ def test_the_widening_is_student_s_quantile_over_the_normal_one():
     for freedom in (2.0, 3.0, 5.5, 12.0, 100.0):
         assert widening(freedom) == pytest.approx(stats.t.ppf(0.95, freedom) / stats.norm.ppf(0.95), rel=4e-3)
     assert widening(1.0) == widening(0.0) == pytest.approx(stats.t.ppf(0.95, 1) / stats.norm.ppf(0.95), rel=0.06)
+
+
+def noisy_steps(rng, steps=200):
+    """Return a steep loss, ℓ² and its noisy, half the time negative reading, and ℓ with a reading of 10 %."""
+    loss = steep(rng, steps)
+    squares = 0.05 * loss**2
+    seen = squares + 0.05 * loss * rng.normal(size=steps)
+    return loss, squares, seen, loss * (1.0 + 0.1 * rng.normal(size=steps))
+
+
+def test_sums_of_noisy_numbers_and_their_ratio_hold_the_truth_nine_times_of_ten():
+    rng, steps, held = np.random.default_rng(5), np.arange(200.0), {"squares": 0, "other": 0, "difference": 0}
+    for _ in range(400):
+        loss, squares, seen, other = noisy_steps(rng)
+        at = np.arange(rng.integers(8), 200, 8)
+        sums, covariance = sample_steps(steps[at], steps, loss).noisy(np.column_stack((seen, seen + other))[at])
+        truth = np.array([squares.sum(), squares.sum() + loss.sum()])
+        for name, a in (("squares", (1, 0)), ("other", (0, 1)), ("difference", (-1, 1))):
+            a = np.array(a)
+            held[name] += abs(a @ (sums - truth)) < 1.645 * math.sqrt(a @ covariance @ a)
+    assert all(0.85 < count / 400 < 0.985 for count in held.values()), held
+
+
+def test_a_noisy_number_errs_at_the_rows_too():
+    """Σ w² is what its noise counts with, where Σ w(w−1) is that of the steps left out alone."""
+    rng, steps = np.random.default_rng(6), np.arange(200.0)
+    loss, _, seen, _ = noisy_steps(rng)
+    at = np.arange(1, 200, 2)
+    sampling = sample_steps(steps[at], steps, loss)
+    sums, covariance = sampling.noisy(seen[at][:, None])
+    value, stderr = sampling.total(seen[at], np.zeros(100))
+    assert sums[0] == value
+    assert math.sqrt(covariance[0, 0]) == pytest.approx(math.sqrt(2.0) * stderr, rel=0.1)
+
+
+def test_without_a_guide_or_with_a_number_that_is_not_finite_noisy_numbers_have_no_sum():
+    loss, _, seen, _ = noisy_steps(np.random.default_rng(7))
+    steps, at = np.arange(200.0), np.arange(3, 200, 10)
+    guided = sample_steps(steps[at], steps, loss)
+    assert sample_steps(steps[at], steps).noisy(seen[at][:, None]) is None
+    assert sample_steps(steps, steps, loss).noisy(seen[:, None]) is None  # every step: nothing to add to
+    assert sample_steps(steps[at[:7]], steps, loss).noisy(seen[at[:7]][:, None]) is None
+    broken = seen[at].copy()
+    broken[3] = np.nan
+    assert guided.noisy(np.column_stack((seen[at], broken))) is None
+    assert guided.noisy(seen[at][:, None]) is not None
+
+
+def test_what_the_rows_missed_of_the_loss_widens_the_error():
+    """Scatter goes with the loss; the same rows beside one more step of a far larger loss know less."""
+    rng, steps = np.random.default_rng(8), np.arange(200.0)
+    loss = np.exp(0.5 * rng.normal(size=200))
+    x = loss * rng.exponential(size=200)
+    at = np.arange(5, 200, 10)
+    spiked = loss.copy()
+    spiked[51] = 10.0 * loss.max()  # not one of those looked at
+    plain, more = (sample_steps(steps[at], steps, guide).total(x[at], np.zeros(20)) for guide in (loss, spiked))
+    assert more[1] > 1.5 * plain[1]
+
+
+def test_what_is_not_known_of_a_variance_is_what_the_losses_say_of_it():
+    """Residuals that are the loss itself: its squares over all steps are to those of the rows as the variances are."""
+    rng, steps, at = np.random.default_rng(11), np.arange(200.0), np.arange(5, 200, 10)
+    loss = np.exp(0.5 * rng.normal(size=200))
+    loss[51] = 8.0 * loss.max()
+    sampling, squares = sample_steps(steps[at], steps, loss), loss**2
+    missed, freedom = sampling._known(loss[at], squares[at])
+    own, drawn = (effective_freedom(x) for x in (squares[at], squares))
+    assert missed == pytest.approx(squares.sum() / (sampling.weights @ squares[at])) and missed > 2
+    assert freedom == pytest.approx(math.sqrt(own * drawn * 20 / 200)) and freedom < own
+    even = sample_steps(steps[at], steps, np.where(np.isin(steps, at), loss, loss.min()))
+    assert even._known(loss[at], squares[at])[0] == 1.0  # the rows have seen the largest: no less than they say
+    assert sampling._known(np.ones(20), np.ones(20)) == (1.0, 20.0)  # what does not go with the loss
+
+
+def test_a_ratio_near_one_is_held_where_few_steps_make_its_shortfall():
+    rng, held, steps, none = np.random.default_rng(10), 0, np.arange(400.0), np.zeros(40)
+    for _ in range(200):
+        loss = (0.1 + 3.0 * np.exp(-steps / 20)) * np.exp(0.8 * rng.normal(size=400))
+        short = 0.01 * loss**2.8 * np.exp(1.2 * rng.normal(size=400))
+        at = np.arange(rng.integers(1, 10), 400, 10)
+        work, path = (loss[at], none), ((loss + short)[at], none)
+        value, stderr = sample_steps(steps[at], steps, loss).ratio(work, path)
+        held += abs(value - loss.sum() / (loss + short).sum()) < 1.645 * stderr
+    assert 0.85 < held / 200 < 0.99
+
+
+def test_a_trend_that_the_loss_does_not_know_is_no_noise():
+    """Neighbouring residuals are alike: they tell what is between them better than their size does."""
+    rng, steps, none = np.random.default_rng(9), np.arange(400.0), np.zeros(40)
+    loss, x = np.exp(0.3 * rng.normal(size=400)), 2.0 + np.sin(steps / 60.0)
+    at = np.arange(5, 400, 10)
+    value, stderr = sample_steps(steps[at], steps, loss).total(x[at], none)
+    assert abs(value - x.sum()) < 1.645 * stderr < 0.05 * x.sum()
+    shuffled = rng.permutation(x)
+    assert sample_steps(steps[at], steps, loss).total(shuffled[at], none)[1] > 2 * stderr
+
+
+@given(st.integers(0, 10**6), st.floats(0.0, 3.0))
+def test_the_power_of_noisy_numbers_is_that_at_which_their_mean_is_the_models(seed, power):
+    rng = np.random.default_rng(seed)
+    guide, w = np.exp(rng.normal(size=60)), rng.integers(1, 9, 60).astype(float)
+    assert _mean_power(guide, 3.0 * guide**power, w) == pytest.approx(power, abs=1e-9)
+    x = guide**power + rng.normal(size=60)
+    found, tilted = _mean_power(guide, x, w), lambda c: float((w * guide**c) @ np.log(guide) / (w @ guide**c))
+    if w @ x > 0 and 0.0 < found < 3.0:
+        assert tilted(found) == pytest.approx(float((w * x) @ np.log(guide) / (w @ x)), abs=1e-9)
+    assert _mean_power(guide, -x, w) == 0.0 or w @ x < 0

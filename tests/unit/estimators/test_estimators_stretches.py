@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ergometry.estimators.sampling import widening
-from ergometry.estimators.stretches import Stretches, function
+from ergometry.estimators.stretches import Stretches, function, ratio_interval
 
 observed = st.lists(st.tuples(st.integers(0, 500), st.floats(-1e3, 1e3), st.floats(-1e3, 1e3)), max_size=30)
 
@@ -123,3 +123,23 @@ def test_a_function_of_the_mean_has_the_delta_methods_error():
     value, stderr = function(np.array([3.0]), np.array([[0.04]]), lambda m: float(m[0] ** 2), lambda m: 2.0 * m)
     assert (value, stderr) == pytest.approx((9.0, 1.2))
     assert function(np.array([3.0]), None, lambda m: float(m[0]), lambda m: m)[1] is None
+
+
+@settings(max_examples=60)
+@given(st.floats(-3, 3), st.floats(0.01, 5), st.floats(0.1, 2), st.floats(0.01, 2), st.floats(-0.9, 0.9))
+def test_the_interval_of_a_ratio_is_every_ratio_that_is_not_refuted(a, b, a_error, b_error, correlation):
+    between = correlation * a_error * b_error
+    covariance = np.array([[a_error**2, between], [between, b_error**2]])
+    low, high = ratio_interval(np.array([a, b]), covariance)
+    if a < -1.645 * a_error:
+        assert np.isnan(low) and np.isnan(high)
+        return
+    assert (high == np.inf) == (abs(a) <= 1.6448536 * a_error)
+    rho = np.geomspace(1e-4, 1e4, 400)
+    rho = rho[(np.abs(rho / max(low, 1e-12) - 1) > 1e-6) & (np.abs(rho / high - 1) > 1e-6)]
+    apart = np.abs(b - rho * a) / np.sqrt(b_error**2 - 2 * rho * between + rho**2 * a_error**2)
+    inside = (rho > low) & (rho < high)
+    if b > 1.6448536 * b_error:
+        np.testing.assert_array_equal(inside, apart < 1.6448536)
+    else:
+        assert low == 0.0 and np.all(inside[apart < 1.6448536])  # of a hyperbola's two branches the rest is taken in

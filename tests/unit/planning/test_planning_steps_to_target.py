@@ -74,6 +74,15 @@ def test_the_noise_scale_stands_in_within_a_factor_of_three() -> None:
         assert from_noise_scale(q) is None
 
 
+@pytest.mark.parametrize("unknown", [None, math.nan, math.inf])
+def test_a_noise_scale_without_an_error_is_believed_less_than_any_that_has_one(unknown: float | None) -> None:
+    told, untold = (from_noise_scale(Estimate(200.0, error, "example")) for error in (200.0, unknown))
+    assert told is not None and untold is not None
+    assert untold.median == pytest.approx(200.0)
+    assert untold.log_sd == pytest.approx(math.hypot(math.log(3.0), math.log(10.0)))
+    assert untold.log_sd > 1.5 * told.log_sd
+
+
 @given(a=st.floats(10, 1000), b=st.floats(10, 1000), f=st.floats(1.1, 5), g=st.floats(1.1, 5))
 def test_beliefs_combine_in_any_order_to_something_between(a: float, b: float, f: float, g: float) -> None:
     one, other = Belief.of(a, factor=f, source="one"), Belief.of(b, factor=g, source="other")
