@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from end_to_end.warm import Warm
 from ergometry.core.run import Run
 from ergometry.core.series import EVALUATIONS, LOSSES, STEPS
 from ergometry.store.reader import load
@@ -25,6 +26,7 @@ ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON"
     # Two runs side by side on a small machine would otherwise wait for each other's threads; the bits are the same.
     "OMP_NUM_THREADS": "1",
     "PYTHONDONTWRITEBYTECODE": "1",
+    "TORCHINDUCTOR_COMPILE_THREADS": "1",
 }
 
 
@@ -59,8 +61,9 @@ class Done:
 class Runner:
     """Starts scripts, plainly and measured, in the same surroundings."""
 
-    def __init__(self, tmp_path: Path) -> None:
+    def __init__(self, tmp_path: Path, warm: Warm) -> None:
         self.folder = tmp_path
+        self.warm = warm
         self.store = tmp_path / "store"
 
     def command(self, words: Sequence[object], *, flags: Sequence[str], options: Sequence[object]) -> list[str]:
@@ -87,6 +90,13 @@ class Runner:
         """Run ``python words…``."""
         return self.call([sys.executable, *flags, *words], **more)
 
+    def forked(self, *words: object, cwd: Path | None = None) -> Done:
+        """Run ``python words…`` where torch has been imported already: for scripts that begin with that import."""
+        cwd = cwd or self.folder
+        cwd.mkdir(exist_ok=True)
+        status, out, err = self.warm.run(words, cwd, TIMEOUT_S)
+        return Done(status, out, err.decode(), cwd)
+
     def erg(self, *words: object, flags: Sequence[str] = (), options: Sequence[object] = (), **more: Any) -> Done:
         """Run ``erg run words…`` with a store of its own."""
         return self.call(self.command(words, flags=flags, options=["--quiet", *options]), **more)
@@ -112,13 +122,16 @@ def finished(runner: Runner) -> Run:
     return run
 
 
-def compare(runner: Runner, script: str, *words: object, **more: Any) -> Measured:
-    """Run a training script plainly and measured; they must not differ in a bit. Return the measured run."""
+def compare(runner: Runner, script: str, *words: object, new: bool = False) -> Measured:
+    """Run a training script plainly and measured; they must not differ in a bit. Return the measured run.
+
+    ``new`` gives the plain one an interpreter of its own, for scripts whose processes start from its beginning.
+    """
     import torch
 
     command = (SCRIPTS / script, *words)
-    plain = runner.plain(*command, cwd=runner.folder / "plain", **more)
-    measured = runner.erg(*command, cwd=runner.folder / "measured", **more)
+    plain = (runner.plain if new else runner.forked)(*command, cwd=runner.folder / "plain")
+    measured = runner.erg(*command, cwd=runner.folder / "measured")
     assert plain.status == 0, plain.err
     assert (measured.text, without_times(measured.err), measured.status) == (plain.text, without_times(plain.err), 0)
     for file in sorted(plain.cwd.glob("*.pt")):

@@ -11,7 +11,7 @@ import shutil
 import numpy as np
 import pytest
 
-from end_to_end.running import Measured, Runner, compare
+from end_to_end.running import SCRIPTS, Measured, Runner, compare, difference
 from ergometry.core.run import Run, Table
 from ergometry.core.series import (
     EVALUATIONS,
@@ -68,6 +68,17 @@ def test_epochs_with_evaluation_between(runner: Runner, data: str, evaluate: str
     assert measured.run.meta["classes"] == 4
 
 
+def test_a_script_forked_where_torch_is_imported_trains_as_in_a_new_interpreter(runner: Runner) -> None:
+    """It stands for ``python script.py`` in the tests here."""
+    import torch
+
+    words = (SCRIPTS / "language_model.py",)
+    new, forked = runner.plain(*words, cwd=runner.folder / "new"), runner.forked(*words, cwd=runner.folder / "forked")
+    assert (forked.status, forked.out, forked.err) == (new.status, new.out, new.err) == (0, new.out, "")
+    states = [torch.load(done.cwd / "state.pt", weights_only=False) for done in (new, forked)]
+    assert difference(*states) is None
+
+
 def test_gradient_accumulation(runner: Runner) -> None:
     measured = compare(runner, "accumulation.py")
     assert_accounted(measured, "examples", "backwards")
@@ -97,30 +108,22 @@ def test_gradient_scaling(runner: Runner) -> None:
     assert not set(ledger["step"]) & set(flagged(steps, SKIPPED))
 
 
-@pytest.mark.parametrize(
-    ("backend", "ways"),
-    [
-        ("eager", ["model", "in_place", "part", "function"]),
-        ("aot_eager", ["model", "function"]),
-        ("inductor", ["model"]),
-    ],
-)
-def test_compiled_models(runner: Runner, backend: str, ways: list[str]) -> None:
-    if backend == "inductor" and not any(map(shutil.which, ("g++", "c++", "clang++"))):
-        pytest.skip("inductor needs a C++ compiler")
-    one_process = {"TORCHINDUCTOR_COMPILE_THREADS": "1"}
-    measured = compare(runner, "compiled.py", "--backend", backend, "--ways", *ways, env=one_process)
+def test_compiled_models(runner: Runner) -> None:
+    ways = ["eager:model", "eager:in_place", "eager:part", "eager:function", "aot_eager:model", "aot_eager:function"]
+    if any(map(shutil.which, ("g++", "c++", "clang++"))):  # inductor needs a compiler
+        ways.append("inductor:model")
+    measured = compare(runner, "compiled.py", *ways)
     steps = assert_accounted(measured)
     examples = np.array(measured.said("examples"))
     seen = np.isfinite(steps["examples"])
     np.testing.assert_array_equal(steps["examples"][seen], examples[seen])
     # A compiled function takes the module's call into itself: nothing then tells how many examples there were.
-    assert seen[: 5 * (len(ways) - ("function" in ways))].all()
-    assert len(measured.run.table(EVALUATIONS)) >= len(ways) - 1
+    assert seen[np.repeat([not way.endswith("function") for way in ways], 5)].all()
+    assert len(measured.run.table(EVALUATIONS)) >= sum(not way.endswith("function") for way in ways)
 
 
 def test_compiled_optimizers_and_training_functions_are_compiled_alike(runner: Runner) -> None:
-    measured = compare(runner, "compiled.py", "--backend", "eager", "--ways", "optimizer", "whole")
+    measured = compare(runner, "compiled.py", "eager:optimizer", "eager:whole")
     # An optimizer's step that is compiled cannot be seen; that no step was is said.
     assert len(steps_of(measured.run)) == 0
     assert "steps.none" in [notice.code for notice in measured.run.notices]
@@ -174,10 +177,14 @@ def test_activation_checkpointing(runner: Runner) -> None:
     assert_accounted(measured, "examples")
 
 
-@pytest.mark.parametrize("start", ["fork", "spawn", "forkserver"])
-def test_workers_of_data_loaders(runner: Runner, start: str) -> None:
-    workers = 2 if start == "fork" else 1
-    measured = compare(runner, "loaders.py", "--start", start, "--workers", workers)
+@pytest.mark.parametrize(
+    ("start", "workers", "of"),
+    [("fork", 2, ["items", "stream"]), ("spawn", 1, ["items"]), ("forkserver", 1, ["stream"])],
+    ids=["fork", "spawn", "forkserver"],
+)
+def test_workers_of_data_loaders(runner: Runner, start: str, workers: int, of: list[str]) -> None:
+    words = ("--start", start, "--workers", workers, "--of", *of)
+    measured = compare(runner, "loaders.py", *words, new=start != "fork")
     steps = assert_accounted(measured, "examples")
     assert list(steps["loader_pass"]) == measured.said("epoch")
     # Starting the workers is waiting for data; the median, since a busy machine may hold up any one step.

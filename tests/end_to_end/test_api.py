@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from end_to_end.running import SCRIPTS, Done, Runner, difference, finished
+from end_to_end.warm import Warm
 from ergometry import record
 from ergometry.core.errors import UsageError
 from ergometry.core.run import Run
@@ -60,7 +61,8 @@ def test_windows_in_plain_python(runner: Runner, temporary: dict[str, str]) -> N
     found = windows(done)
     (outer,), (first, second) = found["outer"], found["inner"]
     assert outer["t0_s"] < first["t0_s"] < first["t1_s"] < second["t0_s"] < second["t1_s"] < outer["t1_s"]
-    assert first["duration_s"] == pytest.approx(0.5, abs=0.1)
+    assert first["duration_s"] == pytest.approx(first["t1_s"] - first["t0_s"])
+    assert first["duration_s"] >= 0.5
     for window in (outer, first, second):
         assert_metered(window)
     # The outer window has the energy of what lies in it, and more.
@@ -118,7 +120,7 @@ def test_windows_cost_little(runner: Runner, temporary: dict[str, str]) -> None:
 def test_turned_off_windows_know_only_their_time(runner: Runner, temporary: dict[str, str]) -> None:
     done = runner.plain(SCRIPTS / "windows.py", "nested", env=temporary | {"ERGOMETRY_DISABLE": "1"})
     found = windows(done)
-    assert found["inner"][0]["duration_s"] == pytest.approx(0.5, abs=0.1)
+    assert found["inner"][0]["duration_s"] >= 0.5
     assert all(window["energy_j"] is None for listed in found.values() for window in listed)
     assert list(Path(temporary["TMPDIR"]).iterdir()) == []
 
@@ -128,42 +130,58 @@ def test_turned_off_windows_know_only_their_time(runner: Runner, temporary: dict
 
 def recorded(runner: Runner, way: str, *, measured: bool = False) -> tuple[Done, list[Run]]:
     call = runner.erg if measured else runner.plain
-    store = {"ERGOMETRY_STORE": str(runner.store)}
-    done = call(SCRIPTS / "recording.py", way, env=store)
+    done = call(SCRIPTS / "recording.py", way, env={"ERGOMETRY_STORE": str(runner.store)})
     assert done.status == 0, done.err
     (paths,) = (json.loads(line) for line in done.text.splitlines() if line.startswith("["))
     return done, [load(Path(path)) for path in paths]
 
 
-def test_a_part_of_the_training(runner: Runner) -> None:
-    done, (run,) = recorded(runner, "whole")
-    assert done.err == ""
-    assert done.text.startswith("steps so far 6\n")
+#: What a way said, and the runs that it made.
+Recorded = tuple[list[str], list[Run]]
+
+
+@pytest.fixture(scope="module")
+def in_turn(tmp_path_factory: pytest.TempPathFactory, warm: Warm) -> dict[str, Recorded]:
+    """Recordings of several kinds in one process, one after the other."""
+    runner = Runner(tmp_path_factory.mktemp("recordings"), warm)
+    store = {"ERGOMETRY_STORE": str(runner.store)}
+    done = runner.plain(SCRIPTS / "recording.py", "whole", "one_of_two", "several", "raising", env=store)
+    assert (done.status, done.err) == (0, "")
+    found = {}
+    for part in done.text.split("way ")[1:]:
+        way, *said, paths = part.splitlines()
+        found[way] = said, [load(Path(path)) for path in json.loads(paths)]
+    return found
+
+
+def test_a_part_of_the_training(in_turn: dict[str, Recorded], runner: Runner) -> None:
+    said, (run,) = in_turn["whole"]
+    assert said == ["steps so far 6"]
     assert (run.status, run.meta["name"], run.meta["tags"]) == ("completed", "part", ["a"])
     assert len(run.table(STEPS)) == 6
     assert set(run.table(STEPS)["examples"]) == {6}
     assert run.meta["parameters"] == 82
     assert list(run.meta["windows"]) == ["within"]
-    state = runner.folder / "state.pt"
-    state.rename(runner.folder / "recorded.pt")
-    recorded(runner, "plainly")
+    assert runner.forked(SCRIPTS / "recording.py", "plainly").status == 0
     import torch
 
-    first, second = (torch.load(runner.folder / name, weights_only=False) for name in ("recorded.pt", "state.pt"))
+    recordings = run.path.parents[1]
+    first, second = (torch.load(folder / "state.pt", weights_only=False) for folder in (recordings, runner.folder))
     assert difference(first, second) is None
 
 
-def test_one_optimizer_of_two(runner: Runner) -> None:
-    _, (run,) = recorded(runner, "one_of_two")
+def test_one_optimizer_of_two(in_turn: dict[str, Recorded]) -> None:
+    _, (run,) = in_turn["one_of_two"]
     assert len(run.table(STEPS)) == 4
     assert len(run.table(LEARNING_RATES)) == 1
 
 
-def test_recordings_after_and_within_each_other(runner: Runner) -> None:
-    _, (first, within, second) = recorded(runner, "several")
+def test_recordings_after_and_within_each_other(in_turn: dict[str, Recorded]) -> None:
+    _, (first, within, second) = in_turn["several"]
     assert within.path == first.path != second.path
     assert (len(first.table(STEPS)), len(second.table(STEPS))) == (5, 3)
-    assert len(list(runner.store.iterdir())) == 2
+    runs = {run.path for _, runs in in_turn.values() for run in runs}
+    assert {*first.path.parent.iterdir()} == runs
     np.testing.assert_array_equal(second.table(STEPS)["step"], [0, 1, 2])
 
 
@@ -174,11 +192,11 @@ def test_a_recording_under_erg_run_is_part_of_it(runner: Runner) -> None:
     assert done.run.status == "completed"
 
 
-def test_recordings_that_raise(runner: Runner) -> None:
-    done, runs = recorded(runner, "raising")
+def test_recordings_that_raise(in_turn: dict[str, Recorded]) -> None:
+    said, runs = in_turn["raising"]
     assert [run.status for run in runs] == ["failed", "interrupted", "failed"]
     assert [len(run.table(STEPS)) for run in runs] == [2, 2, 2]
-    assert done.text.startswith("ValueError of the training\nKeyboardInterrupt of the training\n")
+    assert said[:2] == ["ValueError of the training", "KeyboardInterrupt of the training"]
 
 
 @pytest.mark.parametrize("measured", [False, True], ids=["plain", "erg run"])
@@ -228,7 +246,7 @@ def test_a_recording_that_calls_the_loss(runner: Runner) -> None:
     assert information.examples == 24
     state = runner.folder / "state.pt"
     state.rename(runner.folder / "recorded.pt")
-    assert runner.plain(SCRIPTS / "recording.py", "owned_plainly").status == 0
+    assert runner.forked(SCRIPTS / "recording.py", "owned_plainly").status == 0
     import torch
 
     first, second = (torch.load(runner.folder / name, weights_only=False) for name in ("recorded.pt", "state.pt"))

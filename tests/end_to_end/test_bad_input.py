@@ -67,7 +67,7 @@ def test_a_call_that_is_wrong(runner: Runner, folder: Path, options: list[str], 
 def test_options_that_are_none(runner: Runner, folder: Path, arguments: list[str]) -> None:
     done = runner.call([sys.executable, "-m", "ergometry", "run", *arguments])
     assert (done.out, done.status) == (b"", 2)
-    assert re.fullmatch(r"erg: [^\n]+; see [^\n]+ --help\n", done.err), done.err
+    assert re.fullmatch(r"erg: expected [^\n]+, got [^\n]+; [^\n]+ --help( lists all)?\n", done.err), done.err
 
 
 def test_what_is_tried_is_not_run_by_halves(runner: Runner, folder: Path) -> None:

@@ -13,7 +13,7 @@ from ergometry.core.series import FIRST_LAW, LEARNING_RATES, LEDGER, LOSSES, MOD
 
 def measured(runner: Runner, *options: object) -> Run:
     """Return the run of the script under these options, which leave the bits of its plain run."""
-    plain = runner.plain(SCRIPTS / "physics.py", cwd=runner.folder / "plain")
+    plain = runner.forked(SCRIPTS / "physics.py", cwd=runner.folder / "plain")
     done = runner.erg(SCRIPTS / "physics.py", cwd=runner.folder / "measured", options=options)
     assert (plain.status, done.status) == (0, 0), done.err
     states = [torch.load(each.cwd / "state.pt", weights_only=False) for each in (plain, done)]
@@ -24,7 +24,7 @@ def measured(runner: Runner, *options: object) -> Run:
 
 def test_the_first_law_of_a_script_is_what_checkpoints_say(runner: Runner) -> None:
     run = measured(runner, "--physics-every", 1)
-    said = runner.plain(SCRIPTS / "physics.py", "--checkpoints", cwd=runner.folder / "said")
+    said = runner.forked(SCRIPTS / "physics.py", "--checkpoints", cwd=runner.folder / "said")
     assert said.status == 0, said.err
     true = {int(words[1]): (float(words[3]), float(words[5])) for words in map(str.split, said.text.splitlines())}
     table = run.table(FIRST_LAW)

@@ -160,7 +160,7 @@ def with_physics(run: Run, *, every: int = 1, drop: Sequence[str] = (), **how: A
         counted[:, series.STEPS.columns.index(name)] = values
     noise = (k, 3 + zero, halves + zero, truth.batch + zero, squared + truth.trace_cov / halves)
     law = (k, t, truth.before, truth.after, truth.midpoint, zero)
-    ledger = (k, g2, zero, d2, zero, ito, zero, whole, whole, cost, np.sqrt(g2 * d2), zero)
+    ledger = (k, g2, zero, d2, zero, ito, zero, whole, whole, cost, np.sqrt(g2 * d2), zero, 1 + zero, 1 + zero)
     tables = {
         series.STEPS: (tuple(counted.T), k >= 0),
         series.LOSSES: ((k, t, truth.before), k >= 0),

@@ -92,7 +92,22 @@ def synthetic_run(
         losses.append((k, t1, loss))
         g2, d2 = 0.04 * loss, 4e-6 * loss
         ledger.append(
-            (k, g2, 0.1 * g2, d2, 0.1 * d2, 0.9 * np.sqrt(g2 * d2), 1e-6, 2000.0, 1e5, 5e-5, np.sqrt(g2 * d2), 1e-6)
+            (
+                k,
+                g2,
+                0.1 * g2,
+                d2,
+                0.1 * d2,
+                0.9 * np.sqrt(g2 * d2),
+                1e-6,
+                2000.0,
+                1e5,
+                5e-5,
+                np.sqrt(g2 * d2),
+                1e-6,
+                1,
+                1,
+            )
         )
         t = t1
     duration = t + 0.25

@@ -11,6 +11,7 @@ from ergometry.core.series import Series
 from ergometry.integrations.pending import Pending
 from ergometry.integrations.physics.conductor import Conductor
 from ergometry.integrations.physics.tap import Site, Tap
+from ergometry.integrations.schedules import Schedules
 from ergometry.integrations.steps import StepMachine
 
 
@@ -24,12 +25,14 @@ class Training:
         self.notices: list[tuple[Any, ...]] = []
         self._now_s = 0.0
         self.machine = StepMachine(lambda *_: None)
+        self.schedules = Schedules(lambda *_: None)
         self.tap = kind(
             Site(
                 emit=lambda series, *values: self.sent.append((series, values)),
                 pending=Pending(),
                 machine=self.machine,
                 now=lambda: self._now_s,
+                schedule=self.schedules.of,
                 meta=lambda **_: None,
                 notice=lambda *said: self.notices.append(said),
                 every=every,
@@ -70,12 +73,19 @@ class Training:
         for optimizer in optimizers:
             self.machine.optimizer_begin(self._tick(), who=id(optimizer))
             if not skipped:
-                self.conductor.optimizer_begin(optimizer, closure=False)
+                self.begin(optimizer)
                 optimizer.step()
             self.machine.optimizer_end(self._tick(), who=id(optimizer), skipped=skipped)
+            if not skipped:
+                self.schedules.of(optimizer).end()
             self.conductor.optimizer_end(optimizer, self.machine.index, skipped=skipped)
         for optimizer in optimizers:
             optimizer.zero_grad()
+
+    def begin(self, optimizer: Any) -> None:
+        """Tell that an optimizer's step is about to run."""
+        self.schedules.of(optimizer).begin(optimizer.param_groups, self.machine.index)
+        self.conductor.optimizer_begin(optimizer, closure=False)
 
     def step(self, model: Any, optimizer: Any, batches: Sequence[torch.Tensor], loss: Any) -> None:
         """Run a whole step of so many micro-batches."""

@@ -26,6 +26,7 @@ from ergometry.work.coefficients import Coefficients, machine_identity
 from ergometry.work.roofline import BYTE, LINK, STATIC, EnergyFit, Kernel, fit_energy, peak_rates
 
 ROUNDS = 3
+LEAST_S = 10.0
 IDLE_SHARE_OF_TIME = 0.12
 BUSY_SHARE = 0.05
 """Others that use more of the machine's processors than this, while it should be idle, make it a busy machine."""
@@ -50,8 +51,10 @@ def calibrate(device_name: str, seconds: float, say: Say = lambda _: None) -> Co
     Raises:
         UsageError: there is no such device, or too little time.
     """
-    if not seconds >= 10.0:
-        raise UsageError(expected="at least 10 seconds", got=f"{seconds:g}", remedy="60 to 120 give small errors")
+    if not seconds >= LEAST_S:
+        raise UsageError(
+            expected=f"at least {LEAST_S:g} seconds", got=f"{seconds:g}", remedy="60 to 120 give small errors"
+        )
     device = _device(device_name)
     together = collectives.AllReduce(device) if collectives.ranks() > 1 else None
     if together is not None and int(os.environ.get("RANK", "0")) > 0:

@@ -192,7 +192,9 @@ class Trace:
         bridged = self.bridged_j(t0_s, t1_s)
         if bridged > 0:
             provenance = weakest(provenance, Provenance.MODELLED)
-            method = f"{method}, {100 * min(bridged / value, 1.0):.2g} % of it bridged"
+            # A bridge spreads its joules evenly: a part of it may hold some where the knots below have none.
+            share = min(bridged / value, 1.0) if value > 0.0 else 1.0
+            method = f"{method}, {float(f'{100 * share:.2g}'):g} % of it bridged"
         return Estimate(value, stderr, "J", provenance, method)
 
     def power_w(self, edges_s: npt.ArrayLike) -> Array:

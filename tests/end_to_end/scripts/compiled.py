@@ -41,30 +41,29 @@ def train_by(compute, optimizer):
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("--backend", default="inductor")
-    parser.add_argument("--ways", nargs="+", default=["model", "in_place", "function", "part"])
+    parser.add_argument("ways", nargs="+", help="backend:way, one after the other")
     args = parser.parse_args()
     torch.manual_seed(0)
     states, step = {}, 0
-    for way in args.ways:
+    for backend, way in (each.split(":") for each in args.ways):
         torch._dynamo.reset()
         torch._dynamo.utils.counters.clear()
         model = make_model()
         compute = loss_of(model)
         if way == "model":
-            compute = loss_of(torch.compile(model, backend=args.backend))
+            compute = loss_of(torch.compile(model, backend=backend))
         elif way == "in_place":
-            model.compile(backend=args.backend)
+            model.compile(backend=backend)
         elif way == "function":
-            compute = torch.compile(compute, backend=args.backend)
+            compute = torch.compile(compute, backend=backend)
         elif way == "part":
-            model[1] = torch.compile(model[1], backend=args.backend)
+            model[1] = torch.compile(model[1], backend=backend)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
         if way == "optimizer":
-            optimizer.step = torch.compile(optimizer.step, backend=args.backend)
+            optimizer.step = torch.compile(optimizer.step, backend=backend)
         train = train_by(compute, optimizer)
         if way == "whole":
-            train = torch.compile(train, backend=args.backend)
+            train = torch.compile(train, backend=backend)
         for batch in (8, 8, 12, 5, 8):
             x, y = torch.randn(batch, 6), torch.randint(0, 3, (batch,))
             model.train()
@@ -75,8 +74,8 @@ def main():
         with torch.no_grad():
             print("evaluation", compute(x, y).item())
         counters = torch._dynamo.utils.counters
-        print(way, {name: dict(counters[name]) for name in ("stats", "graph_break", "unimplemented")})
-        states |= {f"{way}_model": model, f"{way}_optimizer": optimizer}
+        print(backend, way, {name: dict(counters[name]) for name in ("stats", "graph_break", "unimplemented")})
+        states |= {f"{backend}_{way}_model": model, f"{backend}_{way}_optimizer": optimizer}
     save(**states)
 
 

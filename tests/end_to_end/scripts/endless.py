@@ -12,6 +12,7 @@ from torch import nn
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--until", required=True)
+    parser.add_argument("--rest", type=float, default=0.0, help="seconds between two steps")
     args = parser.parse_args()
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 8))
@@ -25,6 +26,7 @@ def main():
         print(step, time.perf_counter(), flush=True)
         if os.path.exists(args.until) or time.monotonic() > deadline:
             break
+        time.sleep(args.rest)
     print("trained to the end")
 
 

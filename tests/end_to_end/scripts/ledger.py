@@ -15,13 +15,22 @@ def snapshot(parameters):
     return [p.detach().clone() for p in parameters]
 
 
-def told(step, gradients, before, parameters):
-    """Print |g|², |Δθ|² and −g·Δθ of a step."""
-    pairs = [(g.double(), (p.detach() - old).double()) for g, old, p in zip(gradients, before, parameters)]
-    gradient_sq = sum((g * g).sum() for g, _ in pairs).item()
-    move_sq = sum((d * d).sum() for _, d in pairs).item()
-    work = -sum((g * d).sum() for g, d in pairs).item()
-    print(f"step {step} grad_sq {gradient_sq!r} dtheta_sq {move_sq!r} work {work!r}")
+def products(gradients, moves):
+    """Return |g|² and −g·Δθ."""
+    pairs = [(g.double(), d) for g, d in zip(gradients, moves)]
+    return sum((g * g).sum() for g, _ in pairs).item(), -sum((g * d).sum() for g, d in pairs).item()
+
+
+def told(step, gradients, before, parameters, given=None):
+    """Print |g|², |Δθ|² and −g·Δθ of a step, of the loss's own gradients and of those given to the optimizer."""
+    moves = [(p.detach() - old).double() for old, p in zip(before, parameters)]
+    move_sq = sum((d * d).sum() for d in moves).item()
+    gradient_sq, work = products(gradients, moves)
+    given_sq, given_work = products(given or gradients, moves)
+    print(
+        f"step {step} grad_sq {gradient_sq!r} dtheta_sq {move_sq!r} work {work!r} "
+        f"given_grad_sq {given_sq!r} given_dtheta_sq {move_sq!r} given_work {given_work!r}"
+    )
 
 
 class Training:
@@ -39,19 +48,23 @@ class Training:
         x, y = self.batch()
         return nn.functional.cross_entropy(self.head(self.model(x)), y)
 
-    def follow(self, move, scale=1.0):
+    def gradients(self, scale=1.0):
+        return [p.grad.clone() / scale for p in self.parameters]
+
+    def follow(self, move, scale=1.0, unclipped=None):
         """Make a step from the gradients as they are, and tell of it."""
-        gradients = [p.grad.clone() / scale for p in self.parameters]
+        given = self.gradients(scale)
         before = snapshot(self.parameters)
         move()
-        told(self.step, gradients, before, self.parameters)
+        told(self.step, unclipped or given, before, self.parameters, given)
         self.step += 1
 
     def plain(self, optimizer):
         optimizer.zero_grad()
         self.loss().backward()
+        unclipped = self.gradients()
         nn.utils.clip_grad_norm_(self.parameters, 0.5)
-        self.follow(optimizer.step)
+        self.follow(optimizer.step, unclipped=unclipped)
 
     def scaled(self, optimizer, scaler):
         optimizer.zero_grad()

@@ -36,15 +36,18 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--start", choices=["fork", "spawn", "forkserver"], default="fork")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--of", choices=["items", "stream"], nargs="+", default=["items", "stream"])
     args = parser.parse_args()
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(5, 16), nn.ReLU(), nn.Dropout(0.1), nn.Linear(16, 3))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     workers = {"num_workers": args.workers, "multiprocessing_context": args.start}
-    items = DataLoader(Items(), 6, shuffle=True, collate_fn=collate, persistent_workers=True, **workers)
-    stream = DataLoader(Stream(), 5, collate_fn=collate, **workers)
+    loaders = {
+        "items": (DataLoader(Items(), 6, shuffle=True, collate_fn=collate, persistent_workers=True, **workers), 3),
+        "stream": (DataLoader(Stream(), 5, collate_fn=collate, **workers), 1),
+    }
     step = 0
-    for loader, epochs in ((items, 3), (stream, 1), (DataLoader(Stream(), 10), 1)):
+    for loader, epochs in (*(loaders[kind] for kind in args.of), (DataLoader(Stream(), 10), 1)):
         for epoch in range(epochs):
             for x, y in loader:
                 loss = nn.functional.cross_entropy(model(x), y)

@@ -168,9 +168,11 @@ WAYS |= {way.__name__: way for way in (compiler_comes_late, left_open, owned, ow
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
-    parser.add_argument("way", choices=WAYS)
+    parser.add_argument("ways", nargs="+", choices=WAYS)
     open("a-file", "w").close()
-    runs = WAYS[parser.parse_args().way]()
-    print(json.dumps([str(run.path) for run in runs]))
-    for run in runs:
-        assert run.summary()["schema"] == "ergometry.run/1"
+    for way in parser.parse_args().ways:
+        print("way", way)
+        runs = WAYS[way]()
+        print(json.dumps([str(run.path) for run in runs]))
+        for run in runs:
+            assert run.summary()["schema"] == "ergometry.run/1"

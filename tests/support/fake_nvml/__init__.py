@@ -127,9 +127,14 @@ class FakeNvml:
     def set(self, *boards: FakeBoard, init_error: int = 0, driver: str = "550.54.15") -> None:
         """Put these boards in the machine; ``init_error`` is what starting NVML answers."""
         new = self.state.with_suffix(".new")
-        head = f"driver {driver}\ninit_error {init_error}"
-        new.write_text("\n".join([head, *(board.lines() for board in boards)]) + "\n")
+        new.write_text(self.text(*boards, init_error=init_error, driver=driver))
         new.replace(self.state)
+
+    @staticmethod
+    def text(*boards: FakeBoard, init_error: int = 0, driver: str = "550.54.15") -> str:
+        """Return what the file says of a machine with these boards."""
+        head = f"driver {driver}\ninit_error {init_error}"
+        return "\n".join([head, *(board.lines() for board in boards)]) + "\n"
 
     @property
     def environment(self) -> dict[str, str]:

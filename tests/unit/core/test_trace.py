@@ -199,6 +199,14 @@ def test_a_bridge_counts_by_what_a_window_shares_with_it(window: tuple[float, fl
     assert estimate.stderr == pytest.approx(0.35 * 50 * shared, rel=0.01, abs=6.0)
 
 
+def test_a_window_of_no_joules_within_a_bridge_is_bridged_whole() -> None:
+    power = replace(ENERGY, quantity="power_w", resolution_j=0.25, update_period_s=0.0037, rel_stderr=0.02)
+    trace = Trace.from_samples([0.0, 1.0, 1.125, 1.25], [0.0, 1.0, 1.0, 1.0], power)
+    none = trace.energy(0.0, 0.3125)
+    assert trace.bridged_j(0.0, 0.3125) > 0.0 == none.value
+    assert (none.provenance, none.method) == (Provenance.MODELLED, "rapl package-0, 100 % of it bridged")
+
+
 def test_bridges_add_as_independent_errors() -> None:
     t = np.arange(0.0, 300.0)
     resets = [50, 100, 101, 200]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import subprocess
 import sys
@@ -13,14 +15,29 @@ from ergometry.demo.train import learning_rate, parse_arguments
 SMALL = ["--steps", "20", "--seconds", "0", "--batch-size", "4", "--context", "32", "--width", "16", "--layers", "1"]
 
 
-def run(*arguments: str) -> str:
-    command = [sys.executable, "-m", "ergometry.demo.train", "--device", "cpu", *SMALL, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout
+LINES = ["--device", "cpu", *SMALL, "--evaluate-every", "10"]
+
+#: One training after another in one process, each with arguments of its own.
+SEVERAL = """
+import json, sys
+from ergometry.demo import train
+for arguments in json.loads(sys.argv.pop()):
+    print("==")
+    train.main(arguments)
+"""
+
+
+def ended(*command: str) -> str:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, *command], env=environment, capture_output=True, text=True, check=True, timeout=300
+    )
+    return done.stdout
 
 
 @pytest.fixture(scope="module")
 def output() -> str:
-    return run("--evaluate-every", "10")
+    return ended("-m", "ergometry.demo.train", *LINES)
 
 
 def test_it_reports_one_line_at_a_time_and_ends_with_the_held_out_loss(output: str) -> None:
@@ -38,15 +55,14 @@ def test_it_learns(output: str) -> None:
 
 
 def test_equal_seeds_give_equal_losses_and_others_do_not(output: str) -> None:
-    again, other = run("--evaluate-every", "10"), run("--evaluate-every", "10", "--seed", "1")
+    _, again, other = ended("-c", SEVERAL, json.dumps([LINES, [*LINES, "--seed", "1"]])).split("==\n")
     assert again == output
     assert other != output
 
 
 def test_it_knows_nothing_of_the_meter() -> None:
     code = "import sys, ergometry.demo.train; print(*(m for m in sys.modules if m.startswith('ergometry.')))"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300)
-    assert set(loaded.stdout.split()) == {
+    assert set(ended("-c", code).split()) == {
         "ergometry.demo",
         "ergometry.demo.train",
         "ergometry.demo.corpus",
