@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +20,7 @@ from ergometry.integrations import torch_hooks
 from ergometry.integrations.physics import taps as rooms
 from ergometry.integrations.tracer import Tracer
 
+_LEAST_ROUNDS = 6
 _MISSED = (ModuleType, type, FrameType, CodeType, nn.Module, torch.optim.Optimizer, Kept)
 
 Batch = tuple[torch.Tensor, torch.Tensor]
@@ -192,13 +194,25 @@ def _bytes(x: torch.Tensor) -> torch.Tensor:
     return x.detach().contiguous().reshape(-1).view(torch.uint8)
 
 
-def interleave(arms: Sequence[Arm], rounds: int, steps: int) -> None:
-    """Train every run in turn, each round in the other order, and compare the bits after each."""
+def interleave(arms: Sequence[Arm], rounds: int, steps: int, budget_s: float = math.inf) -> int:
+    """Train every run in turn, each round in another order, and compare the bits after each.
+
+    None is trained twice in a row: it would find its caches as it left them. Return the rounds: fewer than ``rounds``,
+    but a few, where they take longer than ``budget_s``.
+    """
+    began, stream, order = time.perf_counter(), random.Random(0), list(arms)
     for i in range(rounds):
-        for arm in arms if i % 2 else reversed(arms):
+        last = order[-1]
+        stream.shuffle(order)
+        while len(order) > 1 and order[0] is last:
+            stream.shuffle(order)
+        if i >= _LEAST_ROUNDS and time.perf_counter() - began > budget_s:
+            return i
+        for arm in order:
             arm.stretch(steps)
         for arm in arms[1:]:
             same_bits(arms[0], arm)
+    return rounds
 
 
 def excess(on: Sequence[float], off: Sequence[float], draws: int = 1000) -> tuple[float, float, float]:

@@ -7,7 +7,8 @@ which another process takes little of; wall time stands beside it. The account i
 spent. It is checked from outside: by the whole of a run, and by runs in which one tap alone is used every other step.
 
 Not a figure is an assertion, but for the bits, and the bytes that the default level keeps of a model.
-``python -m benchmarks.physics mlp`` takes some of the models.
+``python -m benchmarks.physics mlp`` takes some of the models; by default each is given 40 s, so that all of it takes
+some three minutes; with ``--long`` all that it needs, the taps one by one, and short runs.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import json
+import math
 import os
 import random
 import statistics
@@ -33,6 +35,7 @@ from ergometry.integrations.physics import taps as rooms
 
 TAPS = tuple(name for name, *_ in rooms.TAPS if name != "information")  # that one computes at the end alone
 NEVER = 10**9
+BUDGET_S = 40.0
 ALLOWED = 0.05
 SHARE, FLOOR_BYTES = 0.02, 4 << 20
 SHORT = (("mlp", 200), ("mlp", 2000), ("cnn", 200))
@@ -109,45 +112,56 @@ def spent_s(arm: Arm) -> float:
     return arm.tracer.physics.spent_s + arm.tracer.optimizers.ledger_s
 
 
-def running(name: str) -> None:
-    """Print what the levels cost a run from its first step on, and each tap of it."""
+def running(name: str, *, long: bool) -> list[str]:
+    """Measure what the levels cost a run from its first step on; return a line for each level.
+
+    A ``long`` one goes on for all its rounds, and prints what each tap costs too.
+    """
     case = CASES[name]
     off, again = Arm(case, "off"), Arm(case, "off")
-    watched = {"idle": Arm(case, "light", every=NEVER), "light": Arm(case, "light"), "full": Arm(case, "full")}
+    watched = {"light": Arm(case, "light"), "full": Arm(case, "full")}
+    if long:
+        watched["idle"] = Arm(case, "light", every=NEVER)
     arms = (off, *watched.values(), again)
     for arm in arms:
         arm.stretch(1)  # the idle run has its one use here, and the counter its passes
         arm.forget()
     before = {level: spent_s(arm) for level, arm in watched.items()}
-    interleave(arms, case.rounds, case.steps)
-    plain = between(off, again, "cpu_s")
-    size = sum(p.numel() for p in off.model.parameters())
-    steps = case.rounds * case.steps
+    rounds = interleave(arms, case.rounds, case.steps, math.inf if long else BUDGET_S)
+    plain, wall_s = between(off, again, "cpu_s"), sum(between(off, again, "wall_s"))
+    size, steps = sum(p.numel() for p in off.model.parameters()), rounds * case.steps
     step_s = statistics.median(plain) / case.steps
     _, low, high = excess(off.cpu_s, again.cpu_s)
-    print(f"\n{name}: N = {size:.3g}, step {1e3 * step_s:.2f} ms, {steps} steps of each run, the same bits in all")
-    print(f"{'level':<14}{'outside':>9}  95 % interval      {'wall':>8}{'account':>9}   identical runs differ by")
-    costs = {}
-    for level, arm in watched.items():
-        cost = costs[level] = cost_of(arm, off, again)
-        cost.account -= before[level] / sum(between(off, again, "wall_s"))
+    lines = []
+    costs = {level: cost_of(arm, off, again) for level, arm in watched.items()}
+    for level, cost in costs.items():
+        cost.account -= before[level] / wall_s
         middle, least, most = cost.outside
-        print(
-            f"{level:<14}{100 * middle:>7.2f} %  [{100 * least:+6.2f}, {100 * most:+6.2f}] %  {100 * cost.wall:>6.2f} %"
-            f"{100 * cost.account:>7.2f} %   [{100 * low:+.2f}, {100 * high:+.2f}] %"
+        lines.append(
+            f"{name:<12}{level:<6}{size:>9.3g}{1e3 * step_s:>8.2f} ms{steps:>6}{100 * cost.account:>8.2f} %"
+            f"{100 * middle:>8.2f} %  [{100 * least:+6.2f}, {100 * most:+6.2f}] %  "
+            f"[{100 * low:+5.2f}, {100 * high:+5.2f}] %  {verdict(least, most) if level == 'light' else ''}"
         )
-    print(
-        f"at most {100 * ALLOWED:.0f} % at level light, in these {steps} steps: {verdict(*costs['light'].outside[1:])}"
-    )
+        print(lines[-1], flush=True)
+    if long:
+        told = prices(case) if name == "mlp" else {}
+        # Round by round: what the first steps of the ledger cost is in few.
+        idle = statistics.median(x / y - 1 for x, y in zip(watched["idle"].cpu_s, plain, strict=True))
+        by_tap(costs["light"].taps, told)
+        print(f"{'events alone':<12}{'':<73}{100 * idle:>7.2f} %")
+        light = watched["light"]
+        events_s, gradient_s = light.client.labels["physics"]["events_s"], light.tracer.optimizers.ledger_s
+        print(f"passing events on: {100 * events_s / wall_s:.2f} %, gradient work: {100 * gradient_s / wall_s:.2f} %")
+    return lines
+
+
+def by_tap(taps: dict[str, dict[str, Any]], told: dict[str, Price]) -> None:
+    """Print what each tap cost a run, and its price where that is ``told``; of one that was not used, why."""
     print(f"\n{'':<41}a use, in steps{'':<29}long run")
     print(
         f"{'tap':<12}{'uses':>5}{'cost':>10}{'share':>8}{'of':>6}   {'paid':>7}{'clocked':>8}{'outside':>8}  interval"
     )
-    told = prices(case)
-    # Round by round: what the first steps of the ledger cost is in few.
-    idle = statistics.median(x / y - 1 for x, y in zip(watched["idle"].cpu_s, plain, strict=True))
-    later = {"idle": idle}
-    for tap, row in costs["light"].taps.items():
+    for tap, row in taps.items():
         if row["cost_s"] is None:
             print(f"{tap:<12}    –  {row['why']}"[:100])
             continue
@@ -156,12 +170,11 @@ def running(name: str) -> None:
             f"{100 * row['share']:>4.1f} %"
         )
         if (at := told.get(tap)) is not None:
-            later[tap] = at.outside / at.account * row["share"]
             line += f"   {at.account:>7.2f}{at.clocked:>8.2f}{at.outside:>8.2f}  {f'[{at.low:.2f}, {at.high:.2f}]':<16}"
-            line += f"{100 * later[tap]:>7.2f} %"
+            line += f"{100 * at.outside / at.account * row['share']:>7.2f} %"
         print(line)
-    print(f"{'events alone':<12}{'':<73}{100 * idle:>7.2f} %")
-    print(f"{'all':<12}{'':<73}{100 * sum(later.values()):>7.2f} %", flush=True)
+        if not row["uses"] and row["why"]:
+            print(f"  {row['why']}")
 
 
 def verdict(low: float, high: float) -> str:
@@ -215,14 +228,14 @@ def shorts(runs: Sequence[tuple[str, int]]) -> None:
 # Memory
 
 
-def memory(name: str) -> dict[str, dict[str, int]]:
+def memory(name: str, taps: Sequence[str] = TAPS) -> dict[str, dict[str, int]]:
     """Return, by tap used every other step, the bytes kept within and between steps, and the resident peak's rise."""
     case, found = CASES[name], {}
     plain = Arm(case, "off")
     plain.stretch(2)
     rise = _peak(lambda: plain.stretch(3))
-    for tap in (*TAPS, ""):
-        arm = Arm(case, "light", taps=[tap] if tap else None, every=2 if tap else None)
+    for tap in (*taps, ""):
+        arm = Arm(case, "light", taps=[tap] if tap else None, every=2)
         arm.stretch(2)
         bytes_ = {"within": 0, "between": 0}
 
@@ -255,17 +268,20 @@ def _status(name: str) -> int:
     return 1024 * int(next(line.split()[1] for line in lines if line.startswith(name)))
 
 
-def memories(names: Sequence[str]) -> None:
+def memories(names: Sequence[str], *, long: bool) -> None:
     """Print the memory of each tap, and check what the default level keeps against its rule."""
+    if not names:
+        return
     if not sys.platform.startswith("linux"):
         print("\nmemory: needs /proc")
         return
-    print("\nmemory, MiB: tensors kept within and between steps, and the rise of the resident peak over none; each tap")
-    print(f"used alone every other step, and the default level; the rule: {100 * SHARE:.0f} % of the model or 4 MiB")
+    print("\nmemory, MiB: tensors kept within and between steps, and the rise of the resident peak over none; all taps")
+    print(f"used every other step, and each alone; the rule between steps: {100 * SHARE:.0f} % of the model or 4 MiB")
     print(f"{'':<14}" + "".join(f"{name:>28}" for name in names))
     print(f"{'':<14}" + f"{'within':>10}{'between':>9}{'peak':>9}" * len(names))
-    rows = {name: _apart("--memory", name) for name in names}
-    for tap in (*TAPS, "light"):
+    taps = TAPS if long else ()
+    rows = {name: _apart("--memory", name, *taps) for name in names}
+    for tap in (*taps, "light"):
         cells = (rows[name][tap] for name in names)
         print(f"{tap:<14}" + "".join(f"{_mib(c['within'])}{_mib(c['between'], 9)}{_mib(c['peak'], 9)}" for c in cells))
     for name in names:
@@ -291,16 +307,23 @@ def _apart(*arguments: str) -> Any:
 
 def main(names: Sequence[str] = ()) -> int:
     """Print the tables; return 1 where training was disturbed or more was kept than is allowed."""
-    names = list(names) or list(CASES)
+    long = "--long" in names
+    names = [name for name in names if name != "--long"] or list(CASES)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        print("The thermodynamic ledger: its cost as a share of the step time; one thread")
+        print("The thermodynamic ledger: its cost as a share of the step time; one thread; the same bits in all runs")
+        print(f"level light is to take at most {100 * ALLOWED:.0f} %\n")
+        head = f"{'run':<12}{'level':<6}{'N':>9}{'step':>11}{'steps':>6}{'account':>10}{'outside':>10}"
+        print(f"{head}  {'95 % interval':<19}identical runs")
+        lines = []
         for name in names:
-            running(name)
+            lines += running(name, long=long)
             gc.collect()
-        shorts([run for run in SHORT if run[0] in names])
-        memories([name for name in names if name != "cnn"])
+        if long:
+            print(f"\n{head}  {'95 % interval':<19}identical runs", *lines, sep="\n")
+            shorts([run for run in SHORT if run[0] in names])
+        memories([name for name in names if name == "transformer" or (long and name != "cnn")], long=long)
     except AssertionError as error:
         print(f"broken: {error}")
         return 1
@@ -312,6 +335,7 @@ def main(names: Sequence[str] = ()) -> int:
 if __name__ == "__main__":
     if sys.argv[1:2] in (["--short"], ["--memory"]):
         torch.set_num_threads(1)
-        print(json.dumps(short(sys.argv[2], int(sys.argv[3])) if sys.argv[1] == "--short" else memory(sys.argv[2])))
+        name, rest = sys.argv[2], sys.argv[3:]
+        print(json.dumps(short(name, int(rest[0])) if sys.argv[1] == "--short" else memory(name, rest)))
     else:
         sys.exit(main(sys.argv[1:]))

@@ -46,7 +46,8 @@ def replace_process(config: dict[str, Any], words: list[str]) -> NoReturn:
     """Replace this process by a clean interpreter, of the same flags, that runs ``words`` being measured.
 
     ``config`` keys: ``store`` (absolute), ``name``, ``tags``, ``sampling_hz``, ``live``, ``quiet``, ``module`` (the
-    first word is a module), ``html``, ``token``, ``examples``, ``tokens``, ``classes``, ``physics``, ``physics_every``.
+    first word is a module), ``html``, ``token``, ``examples``, ``tokens``, ``classes``, ``physics``, ``physics_every``,
+    ``probe`` (an interruption is expected, and ends it without a traceback).
     """
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:  # closed by whoever called us
@@ -331,7 +332,10 @@ def _end_by(error: BaseException, session: Session | None) -> None:
     else:
         interrupted = isinstance(error, KeyboardInterrupt)
         how, status = ("interrupted", 130) if interrupted else ("failed", 1)
-        _show_without_our_frames(error, session)
+        if interrupted and session is not None and session.config.get("probe"):
+            sys.excepthook = lambda *_: None  # it was we who interrupted it
+        else:
+            _show_without_our_frames(error, session)
     if session is not None:
         session.status, session.exit_status = how, status
 

@@ -78,6 +78,11 @@ def test_the_shares_of_the_step_time_are_those_of_the_taps():
     shares = {name: module for name, module in modules.items() if hasattr(module, "_FULL_SHARE")}
     assert found == {name: pytest.approx((100 * m._SHARE, 100 * m._FULL_SHARE)) for name, m in shares.items()}
     assert all(f"| `{name}` |" in text(DOCS / "physics.md") for name in modules)
+    told = [found for path in PAGES.values() for found in re.findall(r"tap `(\w+)`, ([\d.]+) %", text(path))]
+    assert {tap for tap, _ in told} >= {"first_law", "noise", "path", "length", "curvature"}
+    assert [(tap, float(share)) for tap, share in told if tap in found and float(share) != found[tap][0]] == []
+    allowed = importlib.import_module("ergometry.integrations.physics.purse").ALLOWED
+    assert f"one purse. It holds {100 * allowed:g} % of the time" in text(DOCS / "physics.md")
 
 
 # What runs

@@ -44,7 +44,7 @@ STEPS = Series(
 )
 """One row per training step, by host time. The five phases sum to ``t1_s - t0_s``, less any evaluation inside the step
 (under accumulation). NaN where not known.
-``loader_pass`` counts the passes over the training data loader from 1 (0: no loader seen)."""
+``loader_pass`` counts the passes over the training data loader from 1 (0: none seen, or it draws with replacement)."""
 
 SKIPPED, NO_BACKWARD, EXCEPTION = 1, 2, 4
 """Bits of ``flags``: the optimizer skipped the step (GradScaler), no backward was seen, a call in it raised."""
@@ -57,7 +57,7 @@ DEVICE_STEPS = Series(
 """The same phases by an accelerator's own time, from device events, on asynchronous devices."""
 
 LOSSES = Series(3, "losses", ("step", "t_s", "loss"))
-"""The unscaled loss of a step: the sum of the scalars that ``backward`` was called on."""
+"""The unscaled loss of a step: the sum of the scalars that ``backward`` was called on; NaN where it was not finite."""
 
 LEDGER = Series(
     4,
@@ -75,10 +75,15 @@ LEDGER = Series(
         "cost_s",
         "path",
         "path_stderr",
+        "given",
+        "given_cosine",
     ),
 )
-"""Of one optimizer step: |g|² (minibatch, unscaled), |Δθ|², −g·Δθ, with the sampling error of blocks of
-parameters (0 when exact: sampled = parameters); ``path`` is |g||Δθ|. The optimizers of one step are added up."""
+"""Of one optimizer step: |g|² (minibatch, unscaled, as the step's last backward left it), |Δθ|², −g·Δθ, with the
+sampling error of blocks of parameters (0 when exact: sampled = parameters); ``path`` is |g||Δθ|. ``given`` is
+g·ĝ/|g|² and ``given_cosine`` g·ĝ/(|g||ĝ|), with ĝ the gradient that the optimizer was given: 1 and 1 unless the script
+clipped it or made another of it; NaN where g was taken as the optimizer had it, and not before. The optimizers of one
+step are added up."""
 
 LEARNING_RATES = Series(5, "learning_rates", ("step", "optimizer", "group", "lr"))
 """Written when a learning rate has changed."""

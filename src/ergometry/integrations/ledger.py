@@ -1,5 +1,8 @@
 """The ledger of gradient work: |g|², |Δθ|² and −g·Δθ of an optimizer's step, on sampled blocks or exactly.
 
+g is the gradient of the loss, taken as its last backward ends: what the script then makes of it (clipping), and gives
+to the optimizer, is another, ĝ, of which g·ĝ and |ĝ|² are kept.
+
 Blocks of parameters are drawn with replacement, from a random stream of our own, half of them with probability
 proportional to their size and half to the |g|² that their tensor last had: a head or a bias that holds most of the
 gradient in few parameters is then not missed. The mean of (block sum / probability) is unbiased for the whole sum,
@@ -23,6 +26,9 @@ BLOCKS = 8
 SHARE = 0.02
 _FLOOR_BYTES = 4 << 20
 _MAX_BLOCK = 1 << 17
+_FREE_BYTES = 1 << 16
+_READY_S = 2.5e-8
+"""Seconds a byte that the first exact sums take, since their copies lie in memory that was never touched."""
 _PLANS = 16
 
 Block = tuple[int, int, int]  # tensor, first element, end
@@ -77,7 +83,7 @@ class Plan:
 
 
 class Sample:
-    """One optimizer step under way: gradients and parameters before it, on chosen blocks."""
+    """One optimizer step under way, on chosen blocks: what its backwards brought, and the parameters before it."""
 
     def __init__(
         self,
@@ -90,8 +96,15 @@ class Sample:
     ) -> None:
         self.tensors, self.blocks, self.total, self.exact = tensors, blocks, total, exact
         self.probabilities = probabilities
-        self.before = self._theta()
+        self.offered = len(tensors)
+        """How many dense tensors the optimizer had, those that are not followed among them."""
+        self.before: torch.Tensor | None = None
+        """(sampled,) the parameters, once the step begins."""
         self.gradient: torch.Tensor | None = None
+        """(sampled,) g as it was taken, times ``scale``."""
+        self.scale: Any = None
+        self.given: torch.Tensor | None = None
+        """(2, blocks) g·ĝ and |ĝ|², with ĝ the gradient that the optimizer was given."""
         self.plan: Plan | None = None
         """To be told the |g|² of every tensor, when that is due."""
         self.squares: torch.Tensor | None = None
@@ -99,25 +112,52 @@ class Sample:
         self.grad_sq: float | None = None
         """Its sum, once it has been read."""
 
+    @property
+    def sampled(self) -> int:
+        """Return how many parameters are looked at."""
+        return sum(b - a for _, a, b in self.blocks)
+
     def _theta(self) -> torch.Tensor:
         return torch.cat([self.tensors[i].detach().reshape(-1)[a:b] for i, a, b in self.blocks])
 
-    def take_gradient(self) -> None:
-        """Copy the gradients of the blocks."""
+    def _gradients(self) -> torch.Tensor:
         parts = []
         for i, a, b in self.blocks:
-            gradient = self.tensors[i].grad
-            if gradient is None:
-                parts.append(torch.zeros_like(self.before[: b - a]))
+            p, gradient = self.tensors[i], self.tensors[i].grad
+            if gradient is None or gradient.layout != torch.strided:
+                parts.append(torch.zeros_like(p.detach().reshape(-1)[a:b]))
             else:
                 parts.append(gradient.detach().reshape(-1)[a:b])
-        self.gradient = torch.cat(parts)
+        return torch.cat(parts)
+
+    @property
+    def _wide(self) -> torch.dtype:
+        return torch.float32 if self.tensors[0].device.type == "mps" else torch.float64
+
+    def _unscaled(self, gradient: torch.Tensor, scale: Any) -> torch.Tensor:
+        g = gradient.to(self._wide)
+        return g / scale.to(g.device, g.dtype) if isinstance(scale, torch.Tensor) else g
+
+    def take_parameters(self) -> None:
+        """Copy the parameters of the blocks."""
+        self.before = self._theta()
+
+    def take_gradient(self, scale: Any = None) -> None:
+        """Copy the gradients of the blocks, which are ``scale`` (None: 1) times those of the loss."""
+        self.gradient, self.scale = self._gradients(), scale
         if self.plan is not None:
             self.squares = self._squares()
 
+    def compare(self, scale: Any = None) -> None:
+        """See what has become of the gradient since it was taken: the optimizer is given it times ``scale``."""
+        assert self.gradient is not None
+        g, given = self._unscaled(self.gradient, self.scale), self._unscaled(self._gradients(), scale)
+        self.given = self._sums((g * given, given * given))
+
     def _squares(self) -> torch.Tensor:
         """Return (tensors,) |g|² of each whole tensor, float64: a pass over the gradients, and no copy of them."""
-        found = [(i, p.grad.detach()) for i, p in enumerate(self.tensors) if p.grad is not None]
+        gradients = [(i, p.grad.detach()) for i, p in enumerate(self.tensors) if p.grad is not None]
+        found = [(i, g) for i, g in gradients if g.layout == torch.strided]
         squares = torch.zeros(len(self.tensors), dtype=torch.float64)
         if not found:
             return squares
@@ -126,24 +166,31 @@ class Sample:
             [torch.linalg.vector_norm(g, dtype=torch.promote_types(g.dtype, torch.float32)).double() for _, g in found]
         )
         squares = squares.to(norms.device)
-        squares[torch.tensor([i for i, _ in found])] = norms**2
+        squares[torch.tensor([i for i, _ in found])] = self._unscaled(norms, self.scale) ** 2
         return squares
 
     def sums(self) -> torch.Tensor:
-        """Return (3, blocks) of |g|², |Δθ|², −g·Δθ per block, in float64 (float32 where a device has no other)."""
-        assert self.gradient is not None
-        wide = torch.float32 if self.before.device.type == "mps" else torch.float64
-        g = self.gradient.to(wide)
+        """Return (5, blocks) of |g|², |Δθ|², −g·Δθ, g·ĝ, |ĝ|² per block, in float64 (float32 where there is no other).
+
+        The last two are NaN where the gradient was not compared.
+        """
+        assert self.gradient is not None and self.before is not None
+        g = self._unscaled(self.gradient, self.scale)
         after, before = self._theta(), self.before
         if before.element_size() < 4:  # the difference of two half-precision numbers is rarely one
-            after, before = after.to(wide), before.to(wide)
-        d = (after - before).to(wide)
-        products = torch.stack((g * g, d * d, -g * d))
+            after, before = after.to(g.dtype), before.to(g.dtype)
+        d = (after - before).to(g.dtype)
+        sums = self._sums((g * g, d * d, -g * d))
+        given = torch.full_like(sums[:2], math.nan) if self.given is None else self.given
+        return torch.cat((sums, given))
+
+    def _sums(self, rows: Sequence[torch.Tensor]) -> torch.Tensor:
+        products = torch.stack(tuple(rows))
         if self.exact:
             return products.sum(1, keepdim=True)
         lengths = [b - a for _, a, b in self.blocks]
         if len(set(lengths)) == 1:
-            return products.reshape(3, len(lengths), -1).sum(2)
+            return products.reshape(len(rows), len(lengths), -1).sum(2)
         return torch.stack([part.sum(1) for part in products.split(lengths, 1)], 1)
 
 
@@ -186,12 +233,13 @@ def estimates(
 class SparseSample:
     """The rows that a sparse gradient touches: their |g|² is exact, and so is −g·Δθ, which has no other terms.
 
-    |Δθ|² counts the touched rows alone, which is all of it for optimizers of sparse gradients.
+    |Δθ|² counts the touched rows alone, which is all of it for optimizers of sparse gradients. The gradient is that
+    which the optimizer was given, ``scale`` times the loss's.
     """
 
-    def __init__(self, tensor: torch.Tensor) -> None:
+    def __init__(self, tensor: torch.Tensor, scale: Any = None) -> None:
         assert tensor.grad is not None
-        self.tensor = tensor
+        self.tensor, self.scale = tensor, scale
         gradient = tensor.grad.detach().coalesce()
         self.rows, self.gradient = gradient.indices(), gradient.values()
         self.before = self._theta()
@@ -200,10 +248,13 @@ class SparseSample:
         return self.tensor.detach()[tuple(self.rows)]
 
     def sums(self) -> torch.Tensor:
-        """Return (3, 1) of |g|², |Δθ|², −g·Δθ."""
+        """Return (5, 1) of |g|², |Δθ|², −g·Δθ, and twice NaN: it was not compared."""
         g = self.gradient.double()
+        if isinstance(self.scale, torch.Tensor):
+            g = g / self.scale.to(g.device, g.dtype)
         d = self._theta().double() - self.before.double()
-        return torch.stack(((g * g).sum(), (d * d).sum(), -(g * d).sum())).reshape(3, 1)
+        none = torch.full_like((g * g).sum(), math.nan)
+        return torch.stack(((g * g).sum(), (d * d).sum(), -(g * d).sum(), none, none)).reshape(5, 1)
 
 
 class Allowance:
@@ -237,12 +288,14 @@ class Ledger:
         self._plans: dict[tuple[int, ...], Plan] = {}
         self._sampled, self._exact = Allowance(share / 2), Allowance(share / 2)
         self._payer = self._exact
+        self._saved_s = self._ready_s = 0.0
         self.left_out = 0
         """Parameters that are not followed, being complex or on another device than most."""
 
     def due(self, step_s: float) -> bool:
         """Say whether to follow this optimizer step, when steps take ``step_s``."""
-        sampled, exact = self._sampled.due(step_s), self._exact.due(step_s)
+        self._saved_s += self._exact.share * step_s
+        sampled, exact = self._sampled.due(step_s), self._exact.due(step_s) and self._saved_s >= self._ready_s
         self._payer = self._exact if exact else self._sampled
         return sampled or exact
 
@@ -251,40 +304,38 @@ class Ledger:
         # Where there is too much for the exact sums, what was saved up for them pays for more samples.
         self._payer.spent(seconds)
 
-    def begin(self, groups: Iterable[dict[str, Any]]) -> tuple[Sample | None, list[SparseSample]]:
-        """Copy what must be known before the optimizer's step."""
-        dense: list[torch.Tensor] = []
-        sparse: list[torch.Tensor] = []
-        for group in groups:
-            for p in group["params"]:
-                # A closure makes the gradients later: a parameter without one may still have it then.
-                if p.grad is not None and p.grad.layout != torch.strided:
-                    sparse.append(p)
-                elif p.requires_grad:
-                    dense.append(p)
-        samples = [SparseSample(p) for p in sparse]
+    def sample(self, groups: Iterable[dict[str, Any]]) -> Sample | None:
+        """Return the dense parameters of an optimizer with the blocks drawn of them; None where it has none."""
+        # A closure makes the gradients later: a parameter without one may still have it then.
+        dense = [p for group in groups for p in group["params"] if p.requires_grad and not is_sparse(p)]
         if not dense:
-            return None, samples
-        kinds = {(p.device, p.is_complex()) for p in dense}
+            return None
+        offered, kinds = len(dense), {(p.device, p.is_complex()) for p in dense}
         if len(kinds) > 1 or any(is_complex for _, is_complex in kinds):
             dense = self._commonest(dense)
         # By sizes, not by identities: those come again in other models, and a parameter's size may change.
         sizes = tuple(p.numel() for p in dense)
         if not sum(sizes):
-            return None, samples
+            return None
         plan = self._plans.get(sizes)
         if plan is None:
             if len(self._plans) >= _PLANS:
                 self._plans.clear()
             plan = self._plans[sizes] = Plan(sizes)
-        small = plan.parameters * max(p.element_size() for p in dense) <= _FLOOR_BYTES
+        size = plan.parameters * max(p.element_size() for p in dense)
+        small = size <= _FLOOR_BYTES
+        # The first exact sums are saved up for like all others, but of models that are next to nothing.
+        self._ready_s = _READY_S * size if small and size > _FREE_BYTES else 0.0
+        if self._saved_s < self._ready_s:
+            self._payer = self._sampled
         exact = small and self._payer is self._exact
         blocks = [(i, 0, size) for i, size in enumerate(sizes)] if exact else plan.draw(self._stream)
         probabilities = [] if exact else [plan.probability(block) for block in blocks]
         sample = Sample(dense, blocks, plan.parameters, exact=exact, probabilities=probabilities)
+        sample.offered = offered
         if self._payer is self._exact:
             sample.plan = plan  # what was saved up pays for looking at every tensor's gradient
-        return sample, samples
+        return sample
 
     def _commonest(self, dense: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Return the real parameters of the device that holds most: those of two cannot be put together."""
@@ -295,3 +346,8 @@ class Ledger:
         largest = max(devices.values(), key=lambda tensors: sum(p.numel() for p in tensors), default=[])
         self.left_out = max(self.left_out, sum(p.numel() for p in dense) - sum(p.numel() for p in largest))
         return largest
+
+
+def is_sparse(p: torch.Tensor) -> bool:
+    """Say whether a parameter's gradient is sparse."""
+    return p.grad is not None and p.grad.layout != torch.strided

@@ -22,7 +22,7 @@ class Loaders:
         self._loader: weakref.ref[Any] | None = None
         self._loader_of: weakref.WeakKeyDictionary[Any, weakref.ref[Any]] = weakref.WeakKeyDictionary()
         self.last_pass = 0
-        """Pass of the batch fetched last, from 1; 0 before any."""
+        """Pass of the batch fetched last, from 1; 0 before any, and where a loader draws with replacement."""
 
     def iterate(self, original: Callable[..., Any], loader: Any) -> Any:
         """Begin a pass over a loader's data, timed: its workers start here."""
@@ -33,7 +33,10 @@ class Loaders:
         return iterator
 
     def _begun(self, loader: Any, iterator: Any) -> None:
-        number = self._passes.get(loader, 0) + 1
+        # One that draws with replacement has no passes: what it brings may have come before.
+        samplers = (loader.sampler, getattr(loader.batch_sampler, "sampler", None))
+        repeats = any(getattr(sampler, "replacement", False) for sampler in samplers)
+        number = 0 if repeats else self._passes.get(loader, 0) + 1
         self._passes[loader] = self._pass_of[iterator] = number
         self._loader_of[iterator] = weakref.ref(loader)
 

@@ -22,6 +22,8 @@ class LossReader:
         self._held: tuple[int, torch.Tensor] | None = None
         self.unreadable = 0
         """Backwards whose loss was not a finite scalar."""
+        self.scale: torch.Tensor | None = None
+        """What a gradient scaler has multiplied the last loss by; None: nothing did."""
 
     def scaled(self, loss: Any, out: Any, scaler: Any) -> None:
         """Remember what ``GradScaler.scale`` made of a loss, and by which factor."""
@@ -30,6 +32,7 @@ class LossReader:
 
     def read(self, tensors: Any) -> None:
         """Add the scalars of one backward to the step's loss."""
+        self.scale = None
         for loss in tensors if isinstance(tensors, (tuple, list)) else (tensors,):
             self._read_one(loss)
 
@@ -40,24 +43,22 @@ class LossReader:
         value: Any = loss
         scaled, self._scaled = self._scaled, None
         if scaled is not None and loss is scaled[0]():
+            self.scale = scaled[1]
             value = value.detach() / scaled[1].to(value.device, non_blocking=True)
         if value.device.type != "cpu":
             self._read_late(value.detach().reshape(()), self._machine.index)
             return
         x = float(value.item())
-        if math.isfinite(x):
-            self._machine.add_loss(x)
-        else:
-            self.unreadable += 1
+        # NaN is no loss yet: one that is not finite is kept as infinity, whatever is added to it.
+        self._machine.add_loss(x if math.isfinite(x) else math.inf)
+        self.unreadable += not math.isfinite(x)
 
     def _read_late(self, value: torch.Tensor, step: int) -> None:
         """Sum a step's losses on the device; the sum arrives after the step's other rows, the last one counts."""
 
         def read(x: float) -> None:
-            if math.isfinite(x):
-                self._emit(step, x)
-            else:
-                self.unreadable += 1
+            self._emit(step, x if math.isfinite(x) else math.nan)
+            self.unreadable += not math.isfinite(x)
 
         if self._held is not None and self._held[0] == step:
             value = self._held[1] + value

@@ -350,4 +350,5 @@ class StepMachine:
         )
         self._emit(series.WORK, self.index, *self.work.row())
         if not math.isnan(self.loss):
-            self._emit(series.LOSSES, self.index, self._t1_s, self.loss)
+            loss = self.loss if math.isfinite(self.loss) else math.nan
+            self._emit(series.LOSSES, self.index, self._t1_s, loss)

@@ -6,7 +6,6 @@ the training.
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 import traceback
@@ -19,7 +18,8 @@ from ergometry.core import series
 from ergometry.integrations.counting.ambient import Pass
 from ergometry.integrations.counting.counter import WorkCounter
 from ergometry.integrations.device_time import DeviceTimer, timer_of
-from ergometry.integrations.inspect_call import Inference, batch_size, labels_of
+from ergometry.integrations.examples import Examples
+from ergometry.integrations.inspect_call import Inference
 from ergometry.integrations.loaders import Loaders
 from ergometry.integrations.losses import LossReader
 from ergometry.integrations.models import Models
@@ -27,6 +27,7 @@ from ergometry.integrations.optimizers import OptimizerWatch
 from ergometry.integrations.pending import Pending
 from ergometry.integrations.physics.apart import apart
 from ergometry.integrations.physics.conductor import Conductor
+from ergometry.integrations.step_clock import StepClock
 from ergometry.integrations.steps import OTHER, StepMachine
 from ergometry.integrations.teller import Teller
 from ergometry.meter.client import RecorderClient
@@ -57,9 +58,8 @@ class Tracer:
         self._clock, self._origin_s = time.perf_counter, client.origin_s
         self.models = Models(self._model_found)
         self._timer: DeviceTimer | None = None
-        self._batch: dict[int, list[float]] = {}
-        self._eval_batch: dict[int, list[float]] = {}  # of an evaluation that recorded gradients
-        self._step_s, self._step_seen, self._step_began_s = 0.0, -1, 0.0
+        self._examples = Examples(self.machine, inference)
+        self.steps = StepClock()
         self.hooks, self.hook_s = 0, 0.0
         """Calls of ours, and the seconds spent in them, less what counts as the ledger's."""
         self._told_s = 0.0  # in the taps, of the hook under way
@@ -108,15 +108,18 @@ class Tracer:
             self._thread = thread
         return thread != self._thread
 
-    def _tell(self, event: Callable[..., None], *args: Any, **kwargs: Any) -> None:
-        """Pass an event on to the ledger's taps: their time is in no phase of the script's, nor are their calls."""
-        if not self.physics.taps:
-            return
+    def _tell(self, event: str, *args: Any, **kwargs: Any) -> None:
+        """Pass an event on to the ledger's taps that hear it: their time is in no phase of the script's."""
+        if event in self.physics.heard:
+            self._apart(getattr(self.physics, event), *args, **kwargs)
+
+    def _apart(self, call: Callable[..., None], *args: Any, **kwargs: Any) -> None:
+        """Have the taps do something: their time is in no phase of the script's, nor are their calls."""
         began, inside, self.inside = self._clock(), self.inside, True
         self.machine.enter(OTHER, began - self._origin_s)
         try:
             with apart():
-                event(*args, **kwargs)
+                call(*args, **kwargs)
         finally:
             ended = self._clock()
             self.machine.leave(ended - self._origin_s)
@@ -159,9 +162,11 @@ class Tracer:
         try:
             if not self.dead:
                 if has_parameters:  # before an evaluation's end settles what it is
-                    self.work.call_end(running, returned - called, self._step_s)
-                if starts:
-                    self._tell(self.physics.forward_end, module, out)
+                    self.work.call_end(running, returned - called, self.steps.step_s)
+                if starts and self.physics.heard:
+                    self._tell("forward_end", module, out)
+                elif starts and running is None:
+                    self.physics.ran(module, returned - called)
                 self._called(module, args, kwargs, out, evaluation=evaluation, starts=starts)
                 if has_parameters:
                     self.work.go_on(halted=halted, watches=grad and not evaluation)
@@ -180,10 +185,10 @@ class Tracer:
             self._training_forward(self.now())
         if has_parameters:  # one without is part of what the script computes (or, before a forward, prepares)
             halted = self.work.ambient.pause()
-            step_s = self._step_s
+            step_s = self.steps.step_s
             running = self.work.call_begin(module, args, kwargs, evaluation=evaluation, starts=starts, step_s=step_s)
         if starts:
-            self._tell(self.physics.forward_begin, self.machine.index, self._step_s, module, args, kwargs)
+            self._tell("forward_begin", self.machine.index, self.steps.step_s, module, args, kwargs)
         if evaluation or running is not None:
             self.physics.drop()
         return halted, running
@@ -212,8 +217,8 @@ class Tracer:
     def _unwind(self, depth: int) -> None:
         self.machine.unwind(depth, self.now())
         # No backward will come of it, nor of what was called before it: the script begins anew.
-        self._batch.clear()
-        self._tell(self.physics.unwound)
+        self._examples.unwound()
+        self._tell("unwound")
         self._told_s = 0.0
         self.work.unwound()
 
@@ -224,30 +229,21 @@ class Tracer:
         self.client.meta(parameters=self.models.parameters, devices=self.models.device_names())
 
     def _training_forward(self, now_s: float) -> None:
-        if self.machine.index != self._step_seen:
-            took_s = now_s - self._step_began_s
-            if self._step_seen >= 1:  # the first step compiles and fills caches: no measure of the others
-                self._step_s = took_s if not self._step_s else 0.9 * self._step_s + 0.1 * took_s
-            self._step_seen, self._step_began_s = self.machine.index, now_s
+        index, own_s = self.machine.index, self.physics.spent_s + self.optimizers.ledger_s + self.work.spent_s
+        lasted_s = self.steps.begins(index, now_s, own_s)
+        if self.physics.begins(index, self.steps.step_s, lasted_s):
+            self._apart(self.physics.step_begin)
         self.machine.loader_pass = self.loaders.last_pass
 
     def _called(self, module: Any, args: Any, kwargs: Any, out: Any, *, evaluation: bool, starts: bool) -> None:
         now = self.now()
-        examples, tokens = batch_size(args, kwargs, self.inference) if evaluation or starts else (0.0, 0.0)
         if evaluation:
-            self._eval_batch = {id(module): [examples, tokens]} if torch.is_grad_enabled() else {}
-            self.machine.forward_end(now, evaluation=True, counts=(1.0, 0.0 if math.isnan(examples) else examples))
+            counts = (1.0, self._examples.evaluated(module, args, kwargs))
+            self.machine.forward_end(now, evaluation=True, counts=counts)
             return
         self.machine.forward_end(now, evaluation=False)
         if starts:
-            self._eval_batch = {}
-            if self.machine.counting:
-                seen = self._batch.setdefault(id(module), [0.0, 0.0])
-                seen[0] += examples
-                seen[1] += tokens
-            if self.machine.index == 0 and self.inference.label is None:
-                classes, self.inference.label = labels_of(out, examples, tokens)
-                self.inference.classes = self.inference.classes or classes
+            self._examples.trained(module, args, kwargs, out)
 
     # Backward
 
@@ -260,10 +256,9 @@ class Tracer:
         try:
             self.physics.pause()
             self.work.end_tail()
-            if self._eval_batch:
+            if self._examples.evaluation_trains():
                 # The last forward was taken for an evaluation, since the module is in eval mode; it trains so.
                 self._trains_in_eval = True
-                self._batch, self._eval_batch = self._eval_batch, {}
                 machine.evaluation_trains()
                 self.work.evaluation_trains()
             machine.backward_begin(began - self._origin_s)
@@ -272,7 +267,7 @@ class Tracer:
                 machine.loader_pass = self.loaders.last_pass
             halted = self.work.ambient.pause()
             double = bool(kwargs.get("create_graph", args[2] if len(args) > 2 else False))
-            self._tell(self.physics.backward_begin, tensors)
+            self._tell("backward_begin", tensors)
             running = self.work.backward_begin(double=double)
         except Exception as error:
             self.fault(error)
@@ -283,9 +278,9 @@ class Tracer:
         try:
             if not self.dead:
                 retained = double or bool(kwargs.get("retain_graph", args[1] if len(args) > 1 else False))
-                self._tell(self.physics.backward_end, tensors, retained=retained)
+                self._tell("backward_end", tensors, retained=retained)
                 self._backward_done(tensors)
-                self.work.backward_end(running, returned - called, self._step_s)
+                self.work.backward_end(running, returned - called, self.steps.step_s)
                 if running is not None:
                     machine.restate()  # optimizers may have stepped within it
                 if halted:
@@ -298,15 +293,13 @@ class Tracer:
 
     def _backward_done(self, tensors: Any) -> None:
         machine, now = self.machine, self.now()
+        self._examples.backward_done()
         if machine.counting:
-            if self._batch:
-                # Modules called one on another's output see the same examples; one called twice sees more.
-                sizes = self._batch.values()
-                machine.add_examples(max(size[0] for size in sizes), max(size[1] for size in sizes))
             self.losses.read(tensors)
-        self._batch.clear()
         if machine.in_optimizer:
             self.optimizers.closure_backward()
+        else:
+            self.optimizers.backward_end(step=machine.index, step_s=self.steps.step_s, scale=self.losses.scale)
         machine.backward_end(now)
 
     # Optimizers
@@ -325,11 +318,14 @@ class Tracer:
             self.physics.pause()
             closure = any(argument is not None for argument in args[1:]) or kwargs.get("closure") is not None
             # A step that no forward opened is opened by this optimizer's end: its number is the next one.
-            self.optimizers.begin(optimizer, step=self.machine.index, step_s=self._step_s, closure=closure)
+            self.optimizers.begin(optimizer, step=self.machine.index, step_s=self.steps.step_s, closure=closure)
             within = self.machine.in_optimizer
             now = self._clock()
             self.machine.optimizer_begin(now - self._origin_s, who=id(optimizer), closure=closure)
-            self._tell(self.physics.optimizer_begin, optimizer, closure=closure)
+            if "optimizer_begin" in self.physics.heard:
+                self._tell("optimizer_begin", optimizer, closure=closure)
+            else:
+                self.physics.steppers.add(optimizer)
             self.work.optimizer_begin(optimizer, closure=closure, within=within)
             self._spent(began, now, now)
         except Exception as error:
@@ -346,11 +342,11 @@ class Tracer:
             found_inf = getattr(optimizer, "found_inf", None)
             # On a device, whether a fused step was skipped is not known without waiting for it.
             skipped = found_inf is not None and found_inf.device.type == "cpu" and bool(found_inf.item())
-            self.work.optimizer_end(optimizer, self._step_s)
+            self.work.optimizer_end(optimizer, self.steps.step_s)
             self.machine.optimizer_end(began - self._origin_s, who=id(optimizer), skipped=skipped)
             if not skipped:
                 self.optimizers.end(optimizer, self.machine.index)
-            self._tell(self.physics.optimizer_end, optimizer, self.machine.index, skipped=skipped)
+            self._tell("optimizer_end", optimizer, self.machine.index, skipped=skipped)
             self.pending.poll()
             self.physics.poll()
             if self._timer is not None:
@@ -372,7 +368,7 @@ class Tracer:
         now = self.now()
         self.machine.optimizer_begin(now)
         self.machine.optimizer_end(now, skipped=True)
-        self._tell(self.physics.optimizer_end, None, self.machine.index, skipped=True)
+        self._tell("optimizer_end", None, self.machine.index, skipped=True)
 
     # Once a second, and at the end
 
@@ -392,7 +388,8 @@ class Tracer:
                 self._timer.flush()
             self.work.end_tail()
             self.machine.finish(self.now())
-            self._tell(self.physics.finish)
+            if self.physics.level != "off":
+                self._apart(self.physics.finish)
             self.teller.finish()
         except Exception as error:
             self.fault(error)

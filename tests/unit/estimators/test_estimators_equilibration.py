@@ -131,7 +131,7 @@ def test_only_the_last_stretch_of_constant_learning_rate_is_read():
     assert (found.rows, found.since) == (40, 20.0)
     assert found.theta_g.value == pytest.approx(path.theta_g[20:].mean())
     assert found.dissipation.value == pytest.approx(path.dtheta_sq[20:].mean() / 0.2)
-    assert "since step 20" in found.ratio.why
+    assert "from step 20 on" in found.ratio.why
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+INDUCTOR = sys.platform == "linux" and shutil.which("g++") is not None
+
 COMPILED = """
 import json, sys, torch
 import torch._dynamo
@@ -117,7 +119,10 @@ print(json.dumps(found))
 """
 
 
-def counted(*backends: str) -> dict[str, list[Any]]:
+@pytest.fixture(scope="module")
+def counted() -> dict[str, list[Any]]:
+    """What was counted of a model, not compiled and by each backend."""
+    backends = ["eager", "aot_eager", *(["inductor"] if INDUCTOR else [])]
     done = subprocess.run(
         [sys.executable, "-c", COUNTED, *backends],
         cwd=Path(__file__).parents[2],
@@ -129,23 +134,23 @@ def counted(*backends: str) -> dict[str, list[Any]]:
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-def test_a_model_has_the_same_products_compiled_or_not() -> None:
-    found = counted("eager", "aot_eager")
-    plain = found["None"]
+def test_a_model_has_the_same_products_compiled_or_not(counted: dict[str, list[Any]]) -> None:
+    plain = counted["None"]
     assert plain[0][0] > 0
-    for products, work, notices, roots in (found["eager"], found["aot_eager"]):
+    for products, work, notices, roots in (counted["eager"], counted["aot_eager"]):
         assert products == plain[0]
         assert notices == []
         assert roots == plain[3], "it is called as what was compiled"
         assert [row["uncounted"] for row in work] == [0, 0, 0]
-    assert found["eager"][1] == plain[1]
+    assert counted["eager"][1] == plain[1]
 
 
-@pytest.mark.skipif(sys.platform != "linux" or shutil.which("g++") is None, reason="no compiler")
-def test_of_fused_kernels_the_products_are_counted_and_the_rest_is_said_to_be_unknown() -> None:
-    found = counted("inductor")
-    products, work, notices, _ = found["inductor"]
-    assert products == found["None"][0]
+@pytest.mark.skipif(not INDUCTOR, reason="no compiler")
+def test_of_fused_kernels_the_products_are_counted_and_the_rest_is_said_to_be_unknown(
+    counted: dict[str, list[Any]],
+) -> None:
+    products, work, notices, _ = counted["inductor"]
+    assert products == counted["None"][0]
     assert [code for code, _ in notices] == ["flops.fused"]
     for row in work:
         assert row["uncounted"] == 1

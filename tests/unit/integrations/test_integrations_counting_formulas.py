@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -178,6 +180,86 @@ def test_the_fused_encoder_costs_what_its_parts_do() -> None:
     assert mode.calls[0].flops == apart == 2 * 12 * (16 * 48 + 16 * 16 + 2 * 16 * 32) + 4 * 2 * 6 * 6 * 16
 
 
+class Causal(nn.Module):
+    """Attention as torch chooses its kernel."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.scaled_dot_product_attention(x, x, x, is_causal=True)
+
+
+DROPS = ("native_dropout", "bernoulli_", "div_", "mul", "mul_")
+"""Dropout, of which torch has another kernel where nothing is recorded."""
+
+INFERRED: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
+    "convolutions": (
+        nn.Sequential(
+            nn.Conv2d(3, 8, 3, padding="same"),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(8, 8, 3, groups=2),
+            nn.AdaptiveAvgPool2d(2),
+            nn.Flatten(),
+            nn.LayerNorm(32),
+            nn.Dropout(0.1),
+            nn.Linear(32, 8),
+            nn.LogSoftmax(-1),
+        ),
+        (2, 3, 16, 16),
+    ),
+    "signals": (nn.Sequential(nn.Conv1d(3, 4, 3), nn.MaxPool1d(2), nn.InstanceNorm1d(4), nn.GELU()), (2, 3, 18)),
+    "volumes": (
+        nn.Sequential(nn.ConvTranspose3d(1, 2, 2), nn.MaxPool3d(2), nn.Upsample(scale_factor=2)),
+        (1, 1, 4, 4, 4),
+    ),
+    "attention": (Causal(), (1, 2, 6, 8)),
+    "heads": (nn.MultiheadAttention(8, 2, dropout=0.1), (5, 1, 8)),
+    "recurrent": (nn.GRU(3, 4), (5, 1, 3)),
+    "normalised": (nn.Sequential(nn.RMSNorm(6), nn.GroupNorm(2, 4)), (3, 4, 6)),
+}
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("name", INFERRED)
+def test_inference_mode_counts_what_no_grad_does(name: str, training: bool) -> None:
+    model, shape = INFERRED[name]
+    torch.manual_seed(0)
+    x = torch.randn(shape)
+    inputs = (x, x, x) if name == "heads" else (x,)
+    model.train(training)
+    seen = {}
+    for context in (torch.no_grad, torch.inference_mode):
+        for counted in (False, True):
+            copied = copy.deepcopy(model)
+            torch.manual_seed(1)
+            with context(), (mode := CountingMode()) if counted else contextlib.nullcontext():
+                out = copied(*inputs)
+            if not counted:
+                bits = out
+            else:
+                for one, other in zip(formulas.tensors(out), formulas.tensors(bits), strict=True):
+                    assert torch.equal(one, other)
+        assert not mode.unknown, mode.unknown
+        seen[context] = mode.calls
+    for kind in (True, False):
+        here, there = (
+            [
+                (call.name, call.flops)
+                for call in calls
+                if call.flops and call.product == kind and call.name not in DROPS
+            ]
+            for calls in seen.values()
+        )
+        assert here == there
+    assert any(call.flops for call in seen[torch.inference_mode])
+
+
+def test_what_was_registered_for_an_operator_made_of_others_counts_it_whole_in_inference_mode() -> None:
+    erg.work.register_flop(torch.ops.aten.linear, lambda *_: 7)
+    with torch.inference_mode():
+        assert products(lambda: F.linear(a, b.T)) == 7
+
+
 x = torch.randn(4, 10)
 image = torch.randn(2, 3, 8, 8)
 
@@ -224,6 +306,34 @@ image = torch.randn(2, 3, 8, 8)
 )
 def test_other_operators_cost_what_their_formulas_say(run: Callable[[], Any], by_hand: float) -> None:
     assert flops(run) == pytest.approx(by_hand)
+
+
+@pytest.mark.parametrize(
+    ("layer", "forward", "backward"),
+    [
+        # One slope in all: g·w and g·x, and the sum of the latter.
+        (nn.PReLU(), 1, 3),
+        (nn.PReLU(3), 1, 3),
+        (nn.LeakyReLU(), 1, 1),
+        (nn.RReLU(), 1, 1),
+        (nn.ReLU(), 1, 1),
+        (nn.ReLU6(), 1, 1),
+        (nn.Hardtanh(), 1, 1),
+        (nn.Hardsigmoid(), 4, 1),
+        (nn.Softshrink(), 1, 1),
+        (nn.Hardshrink(), 1, 1),
+        (nn.GLU(-1), 1.0, 2.5),  # of the input's elements, of which two make one
+        (nn.Upsample(scale_factor=2), 0, 4),
+        (nn.AdaptiveMaxPool2d(4), 1, 1 / 4),
+        (nn.FractionalMaxPool2d(2, output_size=4), 1, 1 / 4),
+    ],
+)
+def test_activations_and_what_changes_sizes_cost_so_much_for_an_element_of_the_input(
+    layer: nn.Module, forward: float, backward: float
+) -> None:
+    out = layer(source := image.clone().requires_grad_())
+    assert flops(lambda: layer(source)) == pytest.approx(forward * image.numel())
+    assert flops(lambda: out.backward(torch.ones_like(out))) == pytest.approx(backward * image.numel())
 
 
 SETTINGS: list[tuple[Any, dict[str, Any]]] = [

@@ -288,14 +288,150 @@ def test_a_closure_that_runs_no_backward_makes_no_row() -> None:
     assert watch.ledger() == []
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_a_gradient_that_is_not_finite_makes_no_row(bad: float) -> None:
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_gradient_that_is_not_finite_makes_a_row_of_no_numbers(bad: float, either: str) -> None:
     model, watch = network(), Watch()
     gradients(model)
-    assert model[0].bias.grad is not None
-    model[0].bias.grad[0] = bad
+    for p in model.parameters():
+        assert p.grad is not None
+        p.grad[::2] = bad
+        p.grad[1::2] = -bad
     watch.step(torch.optim.SGD(model.parameters(), 0.1))
-    assert watch.ledger() == []
+    (row,) = watch.ledger()
+    numbers = [row[name] for name in ("grad_sq", "dtheta_sq", "work", "path", "given", "given_cosine")]
+    assert all(map(math.isnan, numbers))
+    assert row["parameters"] == sum(p.numel() for p in model.parameters())
+
+
+# Gradients that the script changes before its optimizer has them
+
+
+def by_norm(model: nn.Module) -> None:
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 0.05)
+
+
+def by_value(model: nn.Module) -> None:
+    for p in model.parameters():
+        assert p.grad is not None
+        p.grad.data.clamp_(-0.01, 0.01)  # leaves the version of the tensor as it was
+
+
+@pytest.mark.parametrize("clip", [by_norm, by_value])
+@pytest.mark.parametrize("backwards", [1, 3])
+def test_work_is_of_the_gradient_before_it_was_clipped(
+    clip: Callable[[nn.Module], None], backwards: int, either: str
+) -> None:
+    model, watch = network(), Watch()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    x = torch.randn(3, 8, 17)
+    for step in range(2):
+        optimizer.zero_grad()
+        for part in range(backwards):
+            model(x[part]).square().sum().backward()
+            watch.watch.backward_end(step=step, step_s=LONG_S, scale=None)
+        own = [p.grad.detach().double().clone() for p in model.parameters() if p.grad is not None]
+        clip(model)
+        given = [p.grad.detach().double().clone() for p in model.parameters() if p.grad is not None]
+        before = [p.detach().double().clone() for p in model.parameters()]
+        watch.step(optimizer, step)
+    moved = [p.detach().double() - q for p, q in zip(model.parameters(), before, strict=True)]
+
+    def dot(a: Sequence[torch.Tensor], b: Sequence[torch.Tensor]) -> float:
+        return math.fsum(float((x * y).sum()) for x, y in zip(a, b, strict=True))
+
+    first, row = watch.ledger()
+    assert math.isnan(first["given"]), "which gradients to look at is not known before an optimizer's first step"
+    cosine = dot(own, given) / math.sqrt(dot(own, own) * dot(given, given))
+    if either == "exact":
+        assert row["grad_sq"] == pytest.approx(dot(own, own), rel=1e-6)
+        assert row["work"] == pytest.approx(-dot(own, moved), rel=1e-6)
+        assert row["given_cosine"] == pytest.approx(cosine, rel=1e-6)
+    if either == "exact" or clip is by_norm:  # one number for all of the gradient: whichever blocks were drawn
+        assert row["given"] == pytest.approx(dot(own, given) / dot(own, own), rel=1e-5)
+    assert row["given_cosine"] == pytest.approx(1.0, abs=1e-6) if clip is by_norm else row["given_cosine"] < 0.95
+
+
+def test_a_gradient_that_is_left_alone_is_what_the_optimizer_was_given(either: str) -> None:
+    model, watch = network(), Watch()
+    optimizer = torch.optim.AdamW(model.parameters(), 0.1)
+    for step in range(3):
+        gradients(model, step)
+        watch.watch.backward_end(step=step, step_s=LONG_S, scale=None)
+        watch.step(optimizer, step)
+    assert [row["given"] for row in watch.ledger()[1:]] == pytest.approx([1.0, 1.0], abs=1e-12)
+    assert [row["given_cosine"] for row in watch.ledger()[1:]] == pytest.approx([1.0, 1.0], abs=1e-12)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("clips", [False, True])
+def test_a_scaled_gradient_is_compared_in_the_losss_own_unit(fused: bool, clips: bool) -> None:
+    model, watch, scale = network(), Watch(), torch.tensor(1024.0)
+    optimizer = torch.optim.AdamW(model.parameters(), 0.01, fused=fused)
+    x = torch.randn(8, 17)
+    for step in range(2):
+        optimizer.zero_grad()
+        (scale * model(x).square().sum()).backward()
+        watch.watch.backward_end(step=step, step_s=LONG_S, scale=scale)
+        own = math.fsum(float((p.grad.double() / scale).square().sum()) for p in model.parameters())
+        norm = math.sqrt(own)
+        if fused and not clips:  # it unscales within its step
+            optimizer.grad_scale, optimizer.found_inf = scale, torch.tensor(0.0)
+        else:
+            for p in model.parameters():
+                p.grad /= scale
+            if clips:
+                torch.nn.utils.clip_grad_norm_(model.parameters(), 0.25 * norm)
+        watch.step(optimizer, step)
+    row = watch.ledger()[-1]
+    assert row["grad_sq"] == pytest.approx(own, rel=1e-5)
+    assert row["given"] == pytest.approx(0.25 if clips else 1.0, rel=1e-4)
+
+
+def test_scaled_and_unscaled_losses_of_one_step_are_no_ones_gradient() -> None:
+    model, watch, scale = network(), Watch(), torch.tensor(8.0)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    for step in range(2):
+        gradients(model)
+        watch.watch.backward_end(step=step, step_s=LONG_S, scale=scale)
+        watch.watch.backward_end(step=step, step_s=LONG_S, scale=None)
+        watch.step(optimizer, step)
+    assert [math.isnan(row["given"]) for row in watch.ledger()] == [True, True]
+
+
+def test_optimizers_that_take_turns_each_have_their_own_gradient() -> None:
+    """As a GAN's: each step is of one of two optimizers, and the backward of one leaves gradients on both."""
+    models, watch = [network(), network()], Watch()
+    optimizers = [torch.optim.SGD(model.parameters(), 0.1) for model in models]
+    for step in range(6):
+        turn = step % 2
+        models[turn].zero_grad()
+        gradients(models[1 - turn], step)
+        gradients(models[turn], step)
+        watch.watch.backward_end(step=step, step_s=LONG_S, scale=None)
+        own = math.fsum(float(p.grad.double().square().sum()) for p in models[turn].parameters())
+        torch.nn.utils.clip_grad_norm_(models[turn].parameters(), 0.5 * math.sqrt(own))
+        watch.step(optimizers[turn], step)
+        assert step < 2 or watch.ledger()[-1]["grad_sq"] == pytest.approx(own, rel=1e-6)
+    assert [row["given"] for row in watch.ledger()[2:]] == pytest.approx([0.5] * 4, rel=1e-4)
+
+
+def test_two_optimizers_of_a_step_are_compared_together() -> None:
+    models, watch = [network(), network()], Watch()
+    optimizers = [torch.optim.SGD(model.parameters(), 0.1) for model in models]
+    for step in range(2):
+        for i, model in enumerate(models):
+            gradients(model, i)
+        watch.watch.backward_end(step=step, step_s=LONG_S, scale=None)
+        own = [math.fsum(float(p.grad.double().square().sum()) for p in model.parameters()) for model in models]
+        for p in models[0].parameters():
+            p.grad *= 0.5
+        for optimizer in optimizers:
+            watch.watch.begin(optimizer, step=step, step_s=LONG_S, closure=False)
+            optimizer.step()
+            watch.watch.end(optimizer, step)
+    row, shared = watch.ledger()[-1], 0.5 * own[0] + own[1]
+    assert row["given"] == pytest.approx(shared / sum(own), rel=1e-6)
+    assert row["given_cosine"] == pytest.approx(shared / math.sqrt(sum(own) * (0.25 * own[0] + own[1])), rel=1e-6)
 
 
 def test_a_parameter_whose_size_has_changed_is_followed_at_its_new_size() -> None:
@@ -347,10 +483,11 @@ def test_no_graph_is_kept(either: str) -> None:
     model, ledger = network(), Ledger()
     gradients(model)
     ledger.due(LONG_S)
-    sample, _ = ledger.begin(torch.optim.SGD(model.parameters(), 0.1).param_groups)
+    sample = ledger.sample(torch.optim.SGD(model.parameters(), 0.1).param_groups)
     assert sample is not None
     sample.take_gradient()
-    assert sample.gradient is not None
+    sample.take_parameters()
+    assert sample.gradient is not None and sample.before is not None
     assert not sample.before.requires_grad
     assert not sample.gradient.requires_grad
     assert sample.exact == (either == "exact")
@@ -366,10 +503,11 @@ def test_copies_are_at_most_two_per_cent_or_four_mebibytes(n: int, dtype: torch.
         p.grad = torch.zeros_like(p)
     for _ in range(3):
         ledger.due(LONG_S)
-        sample, _ = ledger.begin([{"params": parameters}])
+        sample = ledger.sample([{"params": parameters}])
         assert sample is not None
         sample.take_gradient()
-        assert sample.gradient is not None
+        sample.take_parameters()
+        assert sample.gradient is not None and sample.before is not None
         copied = sample.before.numel() * sample.before.element_size()
         assert copied == sample.gradient.numel() * sample.gradient.element_size()
         assert copied <= max(4 << 20, 0.02 * n * parameters[0].element_size())
@@ -664,6 +802,7 @@ def test_sums_are_in_float64_whatever_the_type() -> None:
     p.grad = torch.full((300,), 200.0, dtype=torch.float16)  # 300 · 200² is beyond float16
     sample = Sample([p], [(0, 0, 300)], 300, exact=True)
     sample.take_gradient()
+    sample.take_parameters()
     assert sample.sums().dtype == torch.float64
     assert sample.sums()[0].item() == 300 * 200.0**2
     table = torch.zeros(5, 2, requires_grad=True)

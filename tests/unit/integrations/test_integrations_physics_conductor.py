@@ -15,7 +15,8 @@ from ergometry.integrations import torch_hooks
 from ergometry.integrations.physics import conductor as conductor_module
 from ergometry.integrations.physics import first_law, taps
 from ergometry.integrations.physics.conductor import EVENTS, Conductor
-from ergometry.integrations.physics.tap import Cadence, Tap
+from ergometry.integrations.physics.purse import ALLOWED
+from ergometry.integrations.physics.tap import Cadence, Pace, Tap
 from ergometry.integrations.physics.tape import Unreplayable
 from support.checkpoints import Script, rows, watched
 from support.clients import Kept
@@ -27,7 +28,7 @@ class Listens(Tap):
 
     def __init__(self, name: str = "listens") -> None:
         self.name, self.told = name, list[tuple[Any, ...]]()
-        self.cadence = Cadence(0.01)
+        self.cadence = Cadence(0.01, every=1)
 
     def __getattribute__(self, name: str) -> Any:
         if name in EVENTS:
@@ -60,13 +61,20 @@ def conductor(*taps: Tap) -> tuple[Conductor, Kept]:
     return Conductor(taps, meta=client.meta, notice=client.notice, level="light"), client
 
 
+class Optimizer:
+    """Steps nothing."""
+
+
+OPTIMIZER = Optimizer()
+
+
 def a_step(one: Conductor, step: int = 0) -> None:
     one.forward_begin(step, 0.1, "module", (), {})
     one.forward_end("module", "out")
     one.backward_begin("loss")
     one.backward_end("loss")
-    one.optimizer_begin("optimizer", closure=False)
-    one.optimizer_end("optimizer", step, skipped=False)
+    one.optimizer_begin(OPTIMIZER, closure=False)
+    one.optimizer_end(OPTIMIZER, step, skipped=False)
 
 
 STEP = [
@@ -75,8 +83,8 @@ STEP = [
     ("forward_end", "module", "out"),
     ("backward_begin", "loss"),
     ("backward_end", "loss"),
-    ("optimizer_begin", "optimizer", False),
-    ("optimizer_end", "optimizer", 0),
+    ("optimizer_begin", OPTIMIZER, False),
+    ("optimizer_end", OPTIMIZER, 0),
 ]
 
 
@@ -88,19 +96,54 @@ def test_a_step_begins_with_its_first_forward_and_everything_is_passed_on_in_ord
     one.forward_begin(0, 0.1, "again", (), {})
     assert [event[0] for event in tap.told[len(STEP) :]] == ["forward_begin"]
     one.forward_begin(1, 0.1, "next", (), {})
-    assert [event[0] for event in tap.told[len(STEP) + 1 :]] == ["step_begin", "forward_begin"]
+    assert [event[0] for event in tap.told[len(STEP) + 1 :]] == ["step_end", "step_begin", "forward_begin"]
 
 
 def test_a_skipped_step_and_one_that_raised_are_told_apart_from_one_that_ended() -> None:
     tap = Listens()
     one, _ = conductor(tap)
-    one.optimizer_end("optimizer", 3, skipped=True)
-    one.unwound()
-    assert tap.told == [("skipped",), ("unwound",)]
     a_step(one)
+    one.optimizer_end(OPTIMIZER, 3, skipped=True)
     one.unwound()
+    assert tap.told[len(STEP) :] == [("skipped",), ("unwound",)]
     a_step(one)
     assert [event[0] for event in tap.told].count("step_begin") == 2, "what raised begins its step anew"
+
+
+def test_a_step_that_no_tap_is_used_in_is_told_to_none_of_them() -> None:
+    tap, other = Listens(), Listens("other")
+    tap.cadence, other.cadence = Cadence(0.01, every=3), Cadence(0.01, every=6)
+    one, _ = conductor(tap, other)
+    for step in range(7):
+        a_step(one, step)
+        assert bool(one.heard) == (step % 3 == 0)
+    whole = ["step_begin", *(event[0] for event in STEP[1:]), "step_end"]
+    assert [event[0] for event in tap.told] == [*whole, *whole, *whole[:-1]]
+    assert [event[1] for event in tap.told if event[0] == "step_begin"] == [0, 3, 6]
+    assert [event[1] for event in other.told if event[0] == "step_begin"] == [0, 6]
+
+
+def test_a_tap_that_looks_at_steps_in_a_row_is_told_of_the_next_ones_too() -> None:
+    tap = Listens()
+    tap.cadence = Cadence(0.01, every=5)
+    goes_on = [True, True, False]
+    tap.__class__ = type("Again", (Listens,), {"again": property(lambda _: bool(goes_on) and goes_on.pop(0))})
+    one, _ = conductor(tap)
+    for step in range(6):
+        a_step(one, step)
+    assert [event[1] for event in tap.told if event[0] == "step_begin"] == [0, 1, 5]
+    assert tap.told[-1][0] != "step_end"
+
+
+def test_a_use_that_comes_to_nothing_is_due_again_before_its_whole_price_is_saved_but_not_at_once() -> None:
+    cadence = Cadence(0.01, guess_steps=1.0)
+    pace, used = Pace(), []
+    for step in range(400):
+        pace = Pace(step + 1, float(step), 1.0)
+        if cadence.due(pace):
+            used.append(step)
+            cadence.lapse()
+    assert used == [100, 125, 150, 175, 200, 225, 250, 275, 300, 325, 350, 375]
 
 
 @pytest.mark.parametrize("event", [event for event in EVENTS if event not in ("skipped", "unwound", "finish", "stop")])
@@ -150,13 +193,14 @@ def test_what_taps_cost_is_told_now_and_then(monkeypatch: pytest.MonkeyPatch) ->
         one.housekeep()
         told.append("physics" in client.labels)
     assert told == [True, False, False, True, False, False]
-    tap.cadence.due(1.0)
+    a_step(one)
     tap.cadence.spent(0.25)
+    one.clocked_s += 100.0
     one.tell()
-    assert client.labels["physics"] == {
-        "level": "light",
-        "taps": {"listens": {"uses": 1, "steps": 1, "cost_s": 0.25, "share": 0.01, "why": ""}},
-    }
+    label = client.labels["physics"]
+    assert label["taps"] == {"listens": {"uses": 1, "steps": 1, "cost_s": 0.25, "share": 0.01, "why": ""}}
+    assert (label["level"], label["allowed"]) == ("light", ALLOWED)
+    assert label["events_s"] == one.clocked_s - one._within_s > 0
 
 
 # In a training

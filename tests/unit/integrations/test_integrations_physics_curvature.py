@@ -13,8 +13,7 @@ from ergometry.core.series import CURVATURE
 from ergometry.integrations.pending import Pending
 from ergometry.integrations.physics.curvature import Curvature, noise_of_parts
 from ergometry.integrations.physics.owned_loss import OwnedLoss
-from ergometry.integrations.physics.saving import Saving
-from ergometry.integrations.physics.tap import Site
+from ergometry.integrations.physics.tap import Pace, Site
 from ergometry.landscape.products import hessian
 from support.physics_runs import batches, cross_entropy, mlp, train
 
@@ -174,36 +173,6 @@ def test_noise_of_parts_is_unbiased_and_its_errors_cover():
 # When
 
 
-def test_a_saving_pays_before_it_has():
-    saving = Saving(0.01, guess_steps=20.0)
-    assert not saving.due(0.0)  # no step was timed yet
-    used = 0
-    for k in range(1, 10_001):
-        if saving.due(0.1):
-            used += 1
-            saving.spent(3.0)  # dearer than was guessed
-            assert saving.cost_s <= 0.01 * 0.1 * k + 1.0001  # what the guess was short of
-    assert saving.uses == used == 3
-    assert saving.asked == 10_001
-    assert saving.price_s == 3.0
-
-
-def test_a_guess_too_high_buys_no_two_in_a_row():
-    saving = Saving(0.01, guess_steps=100.0)
-    at = []
-    for k in range(1, 20_001):
-        if saving.due(0.1):
-            at.append(k)
-            saving.spent(1.0)
-    assert at[0] == pytest.approx(10_000, abs=1)
-    assert at[1] - at[0] == pytest.approx(1000, abs=1)
-
-
-def test_a_saving_at_a_fixed_cadence():
-    saving = Saving(0.01, 20.0, every=3)
-    assert [saving.due(0.1) for _ in range(7)] == [True, False, False, True, False, False, True]
-
-
 class Stand:
     """A tape and the keeper of it, of a function of two parameters."""
 
@@ -213,8 +182,13 @@ class Stand:
         self.curvature, self.current, self.probe, self.probe_why = curvature, [], self, ""
         self.wanted = []
 
+        self.cost_s = 0.0
+
     def want(self, step):
         self.wanted.append(step)
+
+    def want_probe(self):
+        return False
 
     def loss(self, parameters=None):
         w = (parameters or {}).get(self.w, self.w)
@@ -228,6 +202,7 @@ def tapped(tapes, *, now_s, level="light", every=None):
         pending=Pending(),
         machine=SimpleNamespace(index=7, steps=9),
         now=lambda: now_s,
+        schedule=lambda _: None,
         meta=lambda **_: None,
         notice=lambda *told: notices.append(told),
         level=level,
@@ -236,14 +211,21 @@ def tapped(tapes, *, now_s, level="light", every=None):
     return Curvature(site, tapes), rows, notices
 
 
+def begin(tap, step):
+    """Begin a step of 10 ms, as the conductor does."""
+    tap.step_end()
+    if tap.due(Pace(step + 1, 0.01 * step, 0.01)):
+        tap.step_begin(step, 0.01)
+
+
 @pytest.mark.parametrize(("now_s", "looks"), [(0.5, 0), (1000.0, 1)])
 def test_a_run_too_short_to_save_up_has_one_look_at_its_end_if_that_is_cheap(now_s, looks):
     tap, rows, _ = tapped(Stand(), now_s=now_s)
     for step in range(5):
-        tap.step_begin(step, 0.01)
+        begin(tap, step)
         tap.optimizer_begin(None, closure=False)
     assert rows == []
-    assert "too short" in tap.why()
+    assert "no training step was looked at" in tap.why()
     tap.finish()
     assert len(rows) == looks
     if looks:
@@ -259,14 +241,14 @@ def test_at_level_full_it_asks_for_the_steps_own_tapes():
     tap, rows, _ = tapped(stand, now_s=1.0, level="full", every=2)
     stand.current = [Stand(5.0)]
     for step in range(3):
-        tap.step_begin(step, 0.01)
+        begin(tap, step)
         tap.optimizer_begin(None, closure=False)
         tap.optimizer_begin(None, closure=False)  # a second optimizer of the same step
     assert stand.wanted == [0, 2]
     assert [row["largest"] for row in rows] == [pytest.approx(5.0)] * 2
     stand.current[0].why = "it cannot"
-    tap.step_begin(4, 0.01)
-    tap.step_begin(5, 0.01)
+    begin(tap, 4)
+    begin(tap, 5)
     tap.optimizer_begin(None, closure=False)
     assert len(rows) == 2 + (rows[-1]["largest"] == pytest.approx(3.0))
 
@@ -275,13 +257,13 @@ def test_what_cannot_be_evaluated_says_why_and_is_given_up():
     nothing = Stand()
     nothing.probe, nothing.probe_why = None, "the step runs compiled"
     tap, rows, _ = tapped(nothing, now_s=1.0, every=1)
-    tap.step_begin(0, 0.01)
+    begin(tap, 0)
     tap.optimizer_begin(None, closure=False)
     assert tap.why() == "needs a batch that can be evaluated again: the step runs compiled"
     broken = Stand(math.nan)
     tap, rows, _ = tapped(broken, now_s=1.0, every=1)
     for step in range(9):
-        tap.step_begin(step, 0.01)
+        begin(tap, step)
         tap.optimizer_begin(None, closure=False)
     assert rows == []
     assert tap.cadence.uses == 3
@@ -291,7 +273,7 @@ def test_what_cannot_be_evaluated_says_why_and_is_given_up():
 def test_no_room_for_a_basis_leaves_the_rest(monkeypatch):
     monkeypatch.setattr("ergometry.integrations.physics.curvature._MEMORY", 64)
     tap, rows, notices = tapped(Stand(), now_s=1.0, every=1)
-    tap.step_begin(0, 0.01)
+    begin(tap, 0)
     tap.optimizer_begin(None, closure=False)
     assert math.isnan(rows[0]["largest"])
     assert rows[0]["along_gradient"] == pytest.approx(31.0)
@@ -310,13 +292,13 @@ def test_the_calls_kept_for_a_look_are_let_go():
     tap, rows, _ = tapped(Stand(), now_s=1.0, every=1)
     tap._owned = owned
     (batch,) = batches("mlp", 1)
-    tap.step_begin(0, 0.01)
+    begin(tap, 0)
     owned(batch)
     assert len(owned.tapes) == 1
     tap.optimizer_begin(None, closure=False)
     assert owned.tapes == []
     assert len(rows) == 1
-    tap.step_begin(1, 0.01)
+    begin(tap, 1)
     owned(batch)
     tap.unwound()
     assert owned.tapes == []

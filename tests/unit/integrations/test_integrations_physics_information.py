@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -65,9 +66,11 @@ def test_a_larger_model_gets_a_cheaper_method_and_it_is_named():
     trained = train("transformer", steps=2, physics="full")
     whole, *modules = rows_of(trained.client)
     assert whole["how"] in (2, 3, 5)
-    assert whole["stderr"] > 0
+    assert (whole["stderr"] > 0) == (whole["how"] == 2)  # of the others none is known: they are bounds
     assert len(modules) == 8
-    assert sum(row["nat"] for row in modules) + sum(row["stderr"] for row in modules) > whole["nat"] - whole["stderr"]
+    errors = np.nan_to_num([row["stderr"] for row in (whole, *modules)])
+    # Blocks leave out what the whole has between modules, so that they never come to less.
+    assert sum(row["nat"] for row in modules) + sum(errors[1:]) >= (1 - 1e-6) * whole["nat"] - errors[0]
 
 
 def test_examples_are_counted_on_the_first_pass_only():

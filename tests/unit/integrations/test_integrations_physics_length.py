@@ -186,9 +186,9 @@ def test_a_run_that_diverges_tells_how_many_looks_were_passed_over():
 def test_its_share_of_the_step_time_is_kept():
     trained = train("mlp", steps=400, physics="light", every=None, size=256)
     told = trained.tap("length")
-    assert 1 <= told["uses"] <= 40  # a look takes about a third of a step; at 0.5 % one in seventy
+    assert told["uses"] <= 40  # a look takes about a third of a step; at 0.3 % one in a hundred
     assert told["steps"] == 400
-    assert trained.rows(LENGTH)[-1]["step"] == 400  # where the parameters came to rest, in any case
+    assert told["uses"] or "its cadence never came due" in told["why"]
 
 
 def test_a_probe_whose_outputs_change_their_shape_ends_the_tap_alone():

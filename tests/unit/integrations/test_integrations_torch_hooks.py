@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import os
 import pickle
 import sys
@@ -252,6 +253,58 @@ def test_a_step_that_the_scaler_skips_is_marked(kept: Kept) -> None:
     assert [row["step"] for row in kept.table(LEDGER)] == [2]
 
 
+def test_the_ledger_is_of_the_gradient_before_the_script_clips_it(kept: Kept) -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(4, 2)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    scaler = torch.amp.GradScaler("cpu", init_scale=256.0)
+    expected = {}
+    for step in range(40):
+        optimizer.zero_grad()
+        for _ in range(2):
+            scaler.scale(model(torch.randn(3, 4)).square().mean()).backward()
+        scaler.unscale_(optimizer)
+        expected[step] = math.fsum(float(p.grad.double().square().sum()) for p in model.parameters())
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 0.01)
+        scaler.step(optimizer)
+        scaler.update()
+        assert norm > 0.02
+    rows = [row for row in kept.table(LEDGER) if row["step"] > 0]
+    assert len(rows) > 1
+    for row in rows:
+        assert row["given"] == pytest.approx(0.01 / math.sqrt(expected[row["step"]]), rel=1e-3)
+        if row["sampled"] == row["parameters"]:  # else of some blocks
+            assert row["grad_sq"] == pytest.approx(expected[row["step"]], rel=1e-4)
+            assert row["work"] == pytest.approx(0.1 * row["given"] * row["grad_sq"], rel=1e-3)
+
+
+@pytest.mark.parametrize("replacement", [False, True])
+@pytest.mark.parametrize("batched", [False, True])
+def test_a_loader_that_draws_with_replacement_has_no_passes(kept: Kept, replacement: bool, batched: bool) -> None:
+    data = torch_data.TensorDataset(torch.randn(6, 4))
+    sampler = torch_data.RandomSampler(data, replacement=replacement)
+    how = {"batch_sampler": torch_data.BatchSampler(sampler, 3, False)} if batched else {"batch_size": 3}
+    loader = torch_data.DataLoader(data, **how, **({} if batched else {"sampler": sampler}))  # type: ignore[arg-type]
+    model = nn.Linear(4, 2)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    for _ in range(2):
+        for (x,) in loader:
+            model(x).sum().backward()
+            optimizer.step()
+    assert [row["loader_pass"] for row in kept.table(STEPS)] == ([0, 0, 0, 0] if replacement else [1, 1, 2, 2])
+
+
+def test_a_loss_that_is_not_finite_leaves_a_row_that_says_so(kept: Kept) -> None:
+    model = nn.Linear(4, 2)
+    optimizer = torch.optim.SGD(model.parameters(), 0.0)
+    for bad in (0.0, math.nan, 0.0, math.inf):
+        for part in (bad, -bad):  # what is added to it later does not make it finite
+            (model(torch.ones(3, 4)).square().sum() + part).backward()
+        optimizer.step()
+    assert [math.isfinite(row["loss"]) for row in kept.table(LOSSES)] == [True, False, True, False]
+    assert all(math.isnan(row["loss"]) for row in kept.table(LOSSES)[1::2])
+
+
 def test_only_the_optimizers_asked_for_are_followed() -> None:
     one, two = nn.Linear(4, 2), nn.Linear(4, 2)
     mine, other = torch.optim.SGD(one.parameters(), 0.1), torch.optim.SGD(two.parameters(), 0.2)
@@ -405,7 +458,8 @@ FAULTS: dict[str, Callable[[Tracer], tuple[Any, str]]] = {
     "losses.scaled": lambda tracer: (tracer.losses, "scaled"),
     "optimizers.begin": lambda tracer: (tracer.optimizers, "begin"),
     "optimizers.end": lambda tracer: (tracer.optimizers, "end"),
-    "ledger.begin": lambda tracer: (tracer.optimizers.ledger, "begin"),
+    "optimizers.backward_end": lambda tracer: (tracer.optimizers, "backward_end"),
+    "ledger.sample": lambda tracer: (tracer.optimizers.ledger, "sample"),
     "pending.poll": lambda tracer: (tracer.pending, "poll"),
     "client.write": lambda tracer: (tracer.client, "write"),
     "housekeeping": lambda tracer: (tracer, "_housekeep"),

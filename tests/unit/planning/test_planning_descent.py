@@ -63,3 +63,20 @@ def test_a_loss_that_ends_as_no_number_or_far_above_its_best_diverged() -> None:
 def test_too_few_losses_tell_nothing() -> None:
     assert descent(np.full(100, np.nan)) is None
     assert descent(np.array([1.0, 0.5])) is None
+
+
+def test_a_loss_that_explodes_at_the_end_diverged_however_large_its_own_scatter() -> None:
+    loss = losses(0.02)
+    loss[-200:] *= np.geomspace(1.0, 1e30, 200)
+    found = descent(loss)
+    assert found is not None
+    assert found.diverged
+
+
+def test_a_few_last_losses_that_were_no_number_are_a_divergence_and_a_few_unknown_ones_are_not() -> None:
+    for tail, diverged in ((math.inf, True), (math.nan, False)):
+        loss = losses(0.02)
+        loss[-5:] = tail
+        found = descent(loss)
+        assert found is not None
+        assert found.diverged is diverged

@@ -90,3 +90,13 @@ def test_the_energy_of_a_large_run_is_known_after_a_hundredth_of_it() -> None:
     assert abs(float(np.median(found.total)) / joules.sum() - 1) < 0.025
     low, high = np.quantile(found.total, [0.05, 0.95])
     assert low <= joules.sum() <= high
+
+
+def test_few_values_give_an_interval_that_still_covers() -> None:
+    held = 0
+    for seed in range(300):
+        series = np.exp(0.15 * np.random.default_rng(seed).normal(size=2008))
+        left = forecast(series[:12], 1996, seed=seed).left
+        low, high = np.quantile(left, [0.05, 0.95]) if len(left) else (0.0, math.inf)
+        held += low <= series[12:].sum() <= high
+    assert held / 300 > 0.89  # 0.84 without Student's tails

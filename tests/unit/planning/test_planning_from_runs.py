@@ -171,10 +171,9 @@ def erg(store: Path, *words: object) -> str:
 RUNS = ("20260102-030405-a32", "20260102-030405-a128")
 
 
-def test_the_text_fits_80_columns_but_for_notes_and_formulas(store: Path) -> None:
+def test_the_text_fits_80_columns(store: Path) -> None:
     text = erg(store, *RUNS)
-    told = [line for line in text.splitlines() if not line.startswith(("note:", "  6.1", "  8.2", "  8.3"))]
-    assert max(map(len, told)) <= 80, max(told, key=len)
+    assert max(map(len, text.splitlines())) <= 80, max(text.splitlines(), key=len)
     for words in ("batch size", "learning rate", "energy", "the front", "as written"):
         assert words in text
 
@@ -259,3 +258,19 @@ def test_a_run_of_another_job_offers_neither_steps_nor_points() -> None:
     known = read([run, other])
     assert [point.batch for point in known.points] == [64.0]
     assert any("trained another model (100,000 parameters, not 1,000,000)" in remark for remark in known.remarks)
+
+
+def test_a_run_named_twice_is_one(store: Path) -> None:
+    once, twice = (json.loads(erg(store, *names, "--format", "json")) for names in (RUNS[:1], (RUNS[0], RUNS[0])))
+    assert once == twice
+    compared = CliRunner().invoke(app, ["compare", RUNS[0], RUNS[0], "--store", str(store)])
+    assert "alone, named 2 times" in str(compared.exception)
+
+
+def test_rates_of_several_groups_are_scaled_and_not_averaged(store: Path) -> None:
+    run = job(32, 1600, 40.0)
+    rates = np.array([[0.0, 0.0, 0.0, 0.001], [0.0, 1.0, 0.0, 0.1]])
+    run = replace(run, tables={**run.tables, "learning_rates": Table(series.LEARNING_RATES.columns, rates)})
+    found = erg_.plan([run, job(256, 600, 120.0)])
+    assert found.learning_rate is not None
+    assert f"learning rate of each group times {found.learning_rate.scale:.3g}" in str(found)

@@ -149,3 +149,36 @@ def test_a_goal_far_beyond_the_steps_seen_is_said_to_be() -> None:
     far = read_history([job(64, 400)], 1.076)  # after ten times as many
     assert any("times as many steps away as were seen" in remark for remark in far.remarks)
     assert not any("steps away" in remark for remark in read_history([job(64, 400)]).remarks)
+
+
+def test_a_loss_that_was_no_number_is_told_from_one_that_is_not_known() -> None:
+    run = with_losses(job(32), slice(-3, None), math.nan)
+    loss = loss_by_step(run)
+    assert np.all(np.isinf(loss[-3:]))
+    kept = run.table(series.LOSSES).rows[:-3]
+    unknown = replace(run, tables={**run.tables, "losses": Table(series.LOSSES.columns, kept)})
+    assert np.all(np.isnan(loss_by_step(unknown)[-3:]))
+
+
+def test_a_run_that_has_not_come_down_is_no_goal_and_one_that_has_is() -> None:
+    flat = job(32, 20)
+    rows = flat.table(series.LOSSES).rows.copy()
+    rows[:, 2] = 2.0 + 0.5 * np.random.default_rng(1).normal(size=len(rows))
+    flat = replace(flat, tables={**flat.tables, "losses": Table(series.LOSSES.columns, rows)})
+    assert any("not come down" in remark for remark in read_history([flat]).remarks)
+    assert not any("not come down" in remark for remark in read_history([job(32)]).remarks)
+
+
+def test_the_sum_of_several_losses_of_several_optimizers_is_said_to_be_one() -> None:
+    run = job(32)
+    steps = run.table(series.STEPS).rows.copy()
+    steps[:, series.STEPS.columns.index("backwards")] = 2.0
+    rates = np.array([[steps[0, 0], 0.0, 0.0, 0.1], [steps[0, 0], 1.0, 0.0, 0.1]])
+    both = {"steps": Table(series.STEPS.columns, steps), "learning_rates": Table(series.LEARNING_RATES.columns, rates)}
+    gan = replace(run, tables={**run.tables, **both})
+    assert any("2 optimizers and 2 backward passes" in remark for remark in read_history([gan]).remarks)
+    for name in both:  # accumulation under one optimizer; two optimizers of one loss
+        one = replace(run, tables={**gan.tables, name: run.table(getattr(series, name.upper()))})
+        assert not any("backward passes" in remark for remark in read_history([one]).remarks)
+    with pytest.raises(UsageError, match="2 backward passes of 2 optimizers"):
+        read_history([with_losses(gan, slice(-200, None), 50.0)])

@@ -63,3 +63,9 @@ def test_an_optimizer_whose_rule_is_not_known_is_said_to_follow_sgds() -> None:
         not in rescaled(0.1, 32, 64, optimizer="SGD").remark + rescaled(0.1, 32, 64, optimizer="AdamW").remark
     )
     assert rescaled(0.1, 32, 64).scale == pytest.approx(2.0)
+
+
+def test_an_optimizer_that_compares_gradients_of_one_batch_is_given_no_rule() -> None:
+    found = rescaled(0.5, 100, 400, optimizer="LBFGS")
+    assert (found.value, found.rule) == (0.5, "unchanged")
+    assert "one batch" in found.remark

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import math
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -221,6 +223,7 @@ def test_the_rest_of_a_stored_run_is_told(tmp_path: Path) -> None:
         ((), "got none of them"),
         (("--parameters", "7e9"), "got --parameters"),
         (("--flops", "1e21", "--tokens", "1"), "got --tokens, --flops"),
+        (("--flops", "inf", "--machine", "V100"), "a positive --flops"),
         (("--flops", "1e21", "--machine", "Foo"), "got 'Foo'"),
         (("--flops", "1e21", "--machine", "V100", "--dtype", "int8"), "on V100 SXM2"),
         (("--flops", "1e21", "--machine", "V100", "--mfu", "3"), "an MFU above 0"),
@@ -229,6 +232,7 @@ def test_the_rest_of_a_stored_run_is_told(tmp_path: Path) -> None:
         (("--steps", "9", "one", "two"), "one run, or a script"),
         (("--steps", "9", "--probe", "5 J", "train.py"), "in s, such as 2 h"),
         (("--steps", "9", "--probe", "0.1", "train.py"), "a probe of 1 s or more"),
+        (("--steps", "9", "no-such-script.py"), "no file no-such-script.py"),
     ],
 )
 def test_wrong_uses_are_told_in_one_line(
@@ -277,3 +281,33 @@ def test_in_python_a_run_or_numbers_are_predicted_as_on_the_command_line() -> No
 def test_in_python_wrong_uses_are_told_in_one_line(words: dict, said: str) -> None:
     with pytest.raises(UsageError, match=said):
         erg_.predict(**words)
+
+
+def test_long_times_and_prices_stay_within_80_columns_each_with_its_interval() -> None:
+    run = synthetic_run(300, evaluate_every=10**6)
+    text = str(erg_.predict(run, steps=123_456, price_per_kwh=0.2, carbon_g_per_kwh=300.0))
+    assert max(map(len, text.splitlines())) <= 80, text
+    for name in ("price", "carbon"):
+        (line,) = (line for line in text.splitlines() if line.strip().startswith(name))
+        assert "[" in line
+
+
+def test_a_probe_that_is_interrupted_shows_no_traceback_and_any_other_run_shows_it(tmp_path: Path) -> None:
+    script = tmp_path / "train.py"
+    script.write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nwhile True: pass\n")
+    said = {}
+    for words in (("--probe",), ()):
+        command = [
+            sys.executable,
+            "-m",
+            "ergometry",
+            "run",
+            *words,
+            "-q",
+            "--store",
+            str(tmp_path / "runs"),
+            str(script),
+        ]
+        said[words] = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False).stderr
+    assert "KeyboardInterrupt" in said[()]
+    assert said[("--probe",)] == ""

@@ -163,9 +163,8 @@ ARITHMETIC: dict[str, Formula] = {
     "miopen_batch_norm_backward": _thirteen,
     "_fused_rms_norm": _rms,
     "_fused_rms_norm_backward": _rms_backward,
-    **dict.fromkeys(
-        ("max_pool2d_with_indices", "max_pool3d_with_indices", "avg_pool2d", "avg_pool3d", "avg_pool1d"), _pool
-    ),
+    **dict.fromkeys(("max_pool2d_with_indices", "max_pool3d_with_indices", "avg_pool1d", "avg_pool2d"), _pool),
+    **dict.fromkeys(("avg_pool3d", "fractional_max_pool2d", "fractional_max_pool3d"), _pool),
     "avg_pool2d_backward": _pool_backward,
     "avg_pool3d_backward": _pool_backward,
     "_adaptive_avg_pool2d_backward": _per_input,

@@ -108,6 +108,17 @@ def count(func: Any, op: Operator, args: Any, kwargs: Any, out: Any) -> tuple[fl
     return None
 
 
+def made_of_others(func: Any, args: Any, kwargs: Any) -> bool:
+    """Say whether an operator has no kernel of its own for its arguments' devices, but runs others.
+
+    Not one that a formula was registered for: that counts it whole.
+    """
+    name, has_kernel = func.name(), torch._C._dispatch_has_kernel_for_dispatch_key
+    if func._overloadpacket in _REGISTERED or not has_kernel(name, "CompositeImplicitAutograd"):
+        return False
+    return not any(has_kernel(name, t.device.type.upper()) for t in tensors((args, kwargs)))
+
+
 def causal_share(op: Operator, args: Any, kwargs: Any) -> float:
     """Return which part of attention's dense products a causal mask leaves; 1 without one (as FLOP are counted)."""
     causal = op.argument("is_causal", args, kwargs) or op.argument("custom_mask_type", args, kwargs)

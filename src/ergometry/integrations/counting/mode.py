@@ -146,6 +146,10 @@ class CountingMode(TorchDispatchMode):  # type: ignore[misc]  # torch is not rea
             return out
         if any(is_traceable_wrapper_subclass_type(kind) for kind in types):
             return NotImplemented  # a tensor made of others: what it runs of them comes here again
+        if torch.is_inference_mode_enabled() and formulas.made_of_others(func, args, kwargs):
+            # Elsewhere torch takes such an operator apart before a mode sees it, into what its formulas are of.
+            with self:
+                return func._op_dk(torch._C.DispatchKey.CompositeImplicitAutograd, *args, **kwargs)
         began = time.perf_counter()
         out = func(*args, **kwargs)
         seconds = time.perf_counter() - began

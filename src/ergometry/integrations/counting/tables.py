@@ -34,6 +34,18 @@ PER_OUTPUT: dict[str, float] = {
     "elu": 2,
     "elu_backward": 3,
     "celu": 3,
+    **dict.fromkeys(
+        _words("""
+            _prelu_kernel rrelu_with_noise rrelu_with_noise_backward leaky_relu_backward hardtanh_backward
+            hardsigmoid_backward hardshrink_backward softshrink_backward
+        """),
+        1,  # the product with a slope, or with 0 or 1 as threshold_backward's
+    ),
+    "_prelu_kernel_backward": 2,  # g·w and g·x: sums over the elements that share a weight are operators of their own
+    "glu_backward": 2.5,  # of a pair: σ(b), g·σ, times a·(1 - σ)
+    "soft_margin_loss_backward": 6,  # -y·z/(1 + z) times the gradient, z = exp(-y·x)
+    "multi_margin_loss_backward": 2,
+    "multilabel_margin_loss_backward": 2,
     "hardswish": 4,
     "hardswish_backward": 4,
     "hardsigmoid": 4,
@@ -74,7 +86,10 @@ PER_INPUT: dict[str, float] = {
             adaptive_avg_pool2d _adaptive_avg_pool2d _adaptive_avg_pool3d adaptive_max_pool2d
             upsample_linear1d_backward max_pool2d_with_indices_backward max_pool3d_with_indices_backward
             embedding_dense_backward index_add scatter_add scatter_reduce _amp_foreach_non_finite_check_and_unscale
-            _foreach_max segment_reduce logaddexp
+            _foreach_max segment_reduce logaddexp adaptive_max_pool2d_backward adaptive_max_pool3d_backward
+            fractional_max_pool2d_backward fractional_max_pool3d_backward upsample_nearest1d_backward
+            upsample_nearest2d_backward upsample_nearest3d_backward _upsample_nearest_exact1d_backward
+            _upsample_nearest_exact2d_backward _upsample_nearest_exact3d_backward
         """),
         1,
     ),

@@ -14,10 +14,12 @@ from typing import Any
 
 import torch
 
-from ergometry.integrations.ledger import Block, Plan
+from ergometry.integrations.ledger import SHARE, Block, Plan
 
 WHOLE_BYTES = 4 << 20
 """Up to here a model is followed whole: a copy of it that no model notices."""
+KEPT_BYTES, KEPT_SHARE = WHOLE_BYTES // 2, SHARE / 2
+"""What one of the two taps may keep from one look to the next that keep anything: together 4 MiB, or 2 % of a model."""
 
 Part = Callable[[int, torch.Tensor, slice], torch.Tensor]
 """What is wanted of a tensor's elements: (number of the tensor, the tensor, which elements) -> (elements,)."""
@@ -114,7 +116,9 @@ class Blocks:
 class Drawer:
     """Draws the blocks of a model, time after time."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, share: float = SHARE, whole_bytes: int | None = None) -> None:
+        """Draw ``share`` of the parameters at most, but of models up to ``whole_bytes`` (None: the usual) all."""
+        self._share, self._whole_bytes = share, whole_bytes
         self.stream = random.Random(seed)  # of our own: the script's streams are not touched
         self._sizes: tuple[int, ...] = ()
         self.plan = Plan(())
@@ -125,8 +129,8 @@ class Drawer:
         if not sizes:
             return None
         if sizes != self._sizes:
-            self._sizes, self.plan = sizes, Plan(sizes)
-        return Blocks(tensors, self.plan, self.stream)
+            self._sizes, self.plan = sizes, Plan(sizes, self._share)
+        return Blocks(tensors, self.plan, self.stream, self._whole_bytes)
 
 
 def theta(_: int, p: torch.Tensor, at: slice) -> torch.Tensor:

@@ -18,14 +18,14 @@ from torch import Tensor
 from ergometry.core.series import CURVATURE
 from ergometry.integrations.physics.owned_loss import BatchTape, OwnedLoss
 from ergometry.integrations.physics.probe import Probe
-from ergometry.integrations.physics.saving import Saving
-from ergometry.integrations.physics.tap import Site, Tap
-from ergometry.landscape.lanczos import largest_eigenvalue
-from ergometry.landscape.point import LandscapeError, Point, differentiable, gradient, length
+from ergometry.integrations.physics.tap import Cadence, Pace, Site, Tap, cadence_of
+from ergometry.landscape.lanczos import Krylov, largest_eigenvalue, room
+from ergometry.landscape.point import LandscapeError, Point, Reading, differentiable, gradient, length
 from ergometry.landscape.products import EXACT, Hessian, hessian
+from ergometry.landscape.restarted import LEAST, largest_by_restarts
 from ergometry.landscape.trace import few, quadratic_form, trace
 
-_SHARE, _FULL_SHARE = 0.007, 0.05
+_SHARE, _FULL_SHARE = 0.005, 0.05
 _AT_END = 0.02
 _STEPS_A_PRODUCT = 1.3
 """Training steps that a Hessian-vector product takes, until one was timed."""
@@ -33,6 +33,8 @@ _FAILURES = 3
 _PARTS = 8
 _STEPS, _FULL_STEPS = 10, 30
 _TOLERANCE = 0.01
+_BASIS = 32 << 20
+"""Bytes of Lanczos vectors that level light may hold for a moment, where three of them are not more."""
 _MEMORY, _FULL_MEMORY = 512 << 20, 2 << 30
 
 
@@ -87,20 +89,36 @@ class Curvature(Tap):
         self._owned = site.loss if isinstance(site.loss, OwnedLoss) else None
         self._steps = _FULL_STEPS if site.full else _STEPS
         guess = _STEPS_A_PRODUCT * (self._steps + 1)
-        self.cadence: Saving = Saving(_FULL_SHARE if site.full else _SHARE, guess, site.every)
+        self.cadence: Cadence = cadence_of(site, _SHARE, _FULL_SHARE, guess_steps=guess, ready_s=0.03)
         self._how: str | None = None
-        self._due = False
+        self._due = self._asked = False
+        self._step_s = 0.0
         self._rows = self._failures = 0
-        self._why = "the run was too short to pay for a Hessian: level full, or physics_every, takes one all the same"
+        self._why = "no training step was looked at"
+
+    def due(self, pace: Pace) -> bool:
+        """Say whether to look in this step."""
+        self._step_s = pace.step_s
+        return self._failures < _FAILURES and self.cadence.due(pace)
+
+    def next_s(self, pace: Pace) -> float:
+        """Return when the next look is due; never after it has failed thrice."""
+        return self.cadence.next_s(pace) if self._failures < _FAILURES else math.inf
 
     def step_begin(self, step: int, step_s: float) -> None:
-        """Settle whether to look in this step, and have its batch kept if so."""
-        self._release()
-        self._due = self._failures < _FAILURES and self.cadence.due(step_s)
-        if self._due and self._owned is not None:
+        """Look in this step, and have its batch kept."""
+        self._due, self._asked = True, False
+        if self._owned is not None:
             self._owned.take(self.name)
-        elif self._due and self._site.full:
+        elif self._site.full:
             self._tapes.want(step)
+        else:
+            self._asked = self._probe.want()
+
+    def step_end(self) -> None:
+        """Look no more in this step."""
+        self._due = False
+        self._release()
 
     def optimizer_begin(self, optimizer: Any, *, closure: bool) -> None:
         """Look before the step's first optimizer moves the parameters."""
@@ -117,8 +135,12 @@ class Curvature(Tap):
 
     def finish(self) -> None:
         """Look once at the end, if the run was too short to pay for it before."""
-        if not self._rows and self._failures < _FAILURES and self.cadence.price_s <= _AT_END * self._site.now():
+        if not self._rows and self._failures < _FAILURES and self._pays_at_end():
             self._look(self._site.machine.steps, [])
+
+    def _pays_at_end(self) -> bool:
+        price_s = self.cadence.price_s(self._step_s)
+        return 0 < price_s <= _AT_END * self._site.now() and self._site.affords(price_s)
 
     def _release(self) -> None:
         if self._owned is not None:
@@ -138,7 +160,7 @@ class Curvature(Tap):
         except (LandscapeError, RuntimeError) as error:  # out of memory among them
             self._failures += 1
             self._why = f"{error}".splitlines()[0] if f"{error}" else type(error).__name__
-        self.cadence.spent(time.perf_counter() - began)
+        self.cadence.spent(time.perf_counter() - began + (self._probe.cost_s if self._asked else 0.0))
 
     def _read(self, tapes: list[Any]) -> tuple[float, ...]:
         """Return the columns of a row from ``largest`` to ``products``."""
@@ -157,13 +179,7 @@ class Curvature(Tap):
         products = operator.products
         largest = krylov = None
         try:
-            largest, krylov = largest_eigenvalue(
-                operator,
-                steps=self._steps,
-                tolerance=_TOLERANCE,
-                memory_bytes=_FULL_MEMORY if self._site.full else _MEMORY,
-                start=operator.gradient,
-            )
+            largest, krylov = self._largest(operator)
             products += largest.products
         except LandscapeError as error:
             self._site.notice("physics.unavailable", f"λ_max: {error}")
@@ -185,6 +201,18 @@ class Curvature(Tap):
                 products += _PARTS + 1
         values = (*row["largest"], *row["along"], *row["trace"], *row["noise"])
         return (*values, grad_sq, 1.0 if operator.how == EXACT else 2.0, float(products))
+
+    def _largest(self, operator: Hessian) -> tuple[Reading, Krylov | None]:
+        """Return λ_max, and the basis where it was kept whole: at level light it may take little."""
+        how: dict[str, Any] = {"steps": self._steps, "tolerance": _TOLERANCE, "start": operator.gradient}
+        if self._site.full:
+            return largest_eigenvalue(operator, memory_bytes=_FULL_MEMORY, **how)
+        steps = min(self._steps, operator.size)
+        capacity, _ = room(operator, steps, _MEMORY)
+        fits = max(_BASIS // (operator.size * operator.gradient.element_size()), LEAST)
+        if fits >= steps:
+            return largest_eigenvalue(operator, memory_bytes=_MEMORY, **how)
+        return largest_by_restarts(operator, capacity=min(capacity, fits), **how), None
 
     def _noise(self, operator: Hessian, tapes: list[Any], parameters: list[Tensor]) -> Noise | None:
         """Return what parts of the batch say: micro-batches of the step, else parts of a batch that can be cut."""

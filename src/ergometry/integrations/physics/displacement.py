@@ -36,6 +36,11 @@ class Displacement:
         """Say why what the backwards brought is not the gradient."""
         return self._increments.why
 
+    @property
+    def spent_s(self) -> float:
+        """Return the seconds spent within the script's backwards."""
+        return self._increments.spent_s
+
     def brought(self, scale: Any) -> Tensor:
         """Return (sampled,) what the backward that has ended brought, divided by ``scale`` (None: one)."""
         increment = wide(self._increments.take())

@@ -17,10 +17,19 @@ import torch
 
 from ergometry.core.series import EQUILIBRIUM
 from ergometry.integrations.physics.apart import apart
-from ergometry.integrations.physics.blocks import Blocks, Drawer, gradient, plain, theta, wide
-from ergometry.integrations.physics.tap import Cadence, Site, Tap
+from ergometry.integrations.physics.blocks import (
+    KEPT_BYTES,
+    KEPT_SHARE,
+    Blocks,
+    Drawer,
+    gradient,
+    plain,
+    theta,
+    wide,
+)
+from ergometry.integrations.physics.tap import Cadence, Site, Tap, cadence_of
 
-_SHARE, _FULL_SHARE = 0.005, 0.02
+_SHARE, _FULL_SHARE = 0.003, 0.02
 
 
 class Equilibrium(Tap):
@@ -30,15 +39,14 @@ class Equilibrium(Tap):
 
     def __init__(self, site: Site) -> None:
         self._site = site
-        self.cadence: Cadence = Cadence(_FULL_SHARE if site.full else _SHARE, site.every)
-        self._drawer = Drawer(0x0E4)
+        self.cadence: Cadence = cadence_of(site, _SHARE, _FULL_SHARE, ready_s=0.008)
+        self._drawer = Drawer(0x0E4, KEPT_SHARE, KEPT_BYTES)
         self._optimizer: weakref.ref[Any] | None = None
         self._parameters = 0
         self._blocks: Blocks | None = None
         self._mean: torch.Tensor | None = None
         self._seen = 0
         self._settings = (math.nan, math.nan)
-        self._due = False
         self._before: tuple[torch.Tensor, torch.Tensor] | None = None  # θ and g of a step under way
         self._cost_s = 0.0
         self._rows = 0
@@ -47,13 +55,13 @@ class Equilibrium(Tap):
         """Why looks came to nothing, and how often."""
 
     def step_begin(self, step: int, step_s: float) -> None:
-        """Settle whether to look at this step."""
-        self._due, self._before = self.cadence.due(step_s), None
+        """Look at this step."""
+        self._before = None
 
     def optimizer_begin(self, optimizer: Any, *, closure: bool) -> None:
         """Copy θ and g before the step."""
         self._follow(optimizer)
-        if not self._due or not self._is_followed(optimizer):
+        if not self._is_followed(optimizer):
             return
         if closure:
             self.lost["a closure evaluates its gradients at several parameters within one step"] += 1

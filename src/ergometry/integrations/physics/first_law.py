@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import time
-import weakref
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,10 +23,10 @@ from ergometry.integrations.physics.blocks import Drawer, plain, squares, wide
 from ergometry.integrations.physics.displacement import Displacement, differentiated, midpoint_work
 from ergometry.integrations.physics.module_work import ModuleWork
 from ergometry.integrations.physics.owned_loss import OwnedLoss
-from ergometry.integrations.physics.tap import Cadence, Site, Tap
+from ergometry.integrations.physics.tap import Cadence, Site, Tap, cadence_of
 from ergometry.integrations.physics.tapes import Tapes
 
-_SHARE, _FULL_SHARE = 0.02, 0.1
+_SHARE, _FULL_SHARE = 0.012, 0.1
 _AGREES = 1e-2  # of |g|: how far a replay's gradient may be from what the backward brought
 _STRUCTURES = 64
 _WEIGHED_EVERY = 16  # sampled steps from one look at every tensor's gradient to the next: it says where to draw blocks
@@ -71,15 +70,13 @@ class FirstLaw(Tap):
     name = "first_law"
 
     def __init__(self, site: Site, tapes: Tapes) -> None:
-        """Sample as many steps as 2 % of the step time pays for (10 % at level full)."""
+        """Sample as many steps as 1.2 % of the step time pays for (10 % at level full)."""
         self._site, self._tapes = site, tapes
-        self.cadence: Cadence = Cadence(_FULL_SHARE if site.full else _SHARE, site.every)
+        self.cadence: Cadence = cadence_of(site, _SHARE, _FULL_SHARE, guess_steps=3.0, ready_s=0.006)
         self._owned = site.loss if isinstance(site.loss, OwnedLoss) else None
         self._by_loss = False  # the user's loss function stands in for tapes, which could not be made
         self._drawer = Drawer(0x0E1)
         self._modules = ModuleWork(site)
-        self._stepped: list[weakref.ref[Any]] = []  # optimizers of the step before
-        self._stepping: list[weakref.ref[Any]] = []
         self._step: Step | None = None
         self._step_s = 0.0
         self._agreed: dict[int, str] = {}  # by structure: why a tape's gradient is not what its backward brings
@@ -91,18 +88,17 @@ class FirstLaw(Tap):
     # A step's beginning
 
     def step_begin(self, step: int, step_s: float) -> None:
-        """Settle whether to follow this step, and have it recorded if so."""
-        self._end()
-        self._stepped, self._stepping = self._stepping or self._stepped, []
-        self._step_s = step_s
-        if not self.cadence.due(step_s):
-            return
-        self._step = Step()
+        """Have this step recorded."""
+        self._step_s, self._step = step_s, Step()
         if self._by_loss and self._owned is not None:
             self._step.calls = len(self._owned.tapes)
             self._owned.take(self.name)
         else:
             self._tapes.want(step)
+
+    def step_end(self) -> None:
+        """Pay for the step, and let go of it."""
+        self._end()
 
     def forward_begin(self, module: Any, args: Any, kwargs: Any) -> None:
         """Take note of which modules there are."""
@@ -124,7 +120,7 @@ class FirstLaw(Tap):
 
     def _follow(self, step: Step) -> None:
         """Follow the parameters of the optimizers that made the last step, if they can be looked into."""
-        optimizers = [optimizer for ref in self._stepped if (optimizer := ref()) is not None]
+        optimizers = self.steppers.last()
         trained = {id(p) for o in optimizers for group in o.param_groups for p in group["params"] if p.requires_grad}
         tensors = plain(optimizers)
         blocks = self._drawer.draw(tensors) if tensors else None
@@ -203,8 +199,6 @@ class FirstLaw(Tap):
 
     def optimizer_begin(self, optimizer: Any, *, closure: bool) -> None:
         """Take no more gradients: they are whole."""
-        if all(ref() is not optimizer for ref in self._stepping):
-            self._stepping.append(weakref.ref(optimizer))
         if self._step is not None and self._step.displacement is not None and not closure:
             self._step.displacement.release()
 
@@ -222,6 +216,9 @@ class FirstLaw(Tap):
                 self._settle(sampled, step)
         except (RuntimeError, TypeError) as reason:  # it cannot be replayed, or does not fit into memory
             self._lose(_line(reason))
+            return
+        if not self.steppers.missing():
+            self._end()  # no other optimizer is to state it anew: nothing is kept until the next step
 
     def _reason(self, step: Step) -> str:
         """Say why a step has no tapes; where the user gave a loss function it stands in from here on."""
@@ -280,7 +277,7 @@ class FirstLaw(Tap):
         """Now and then look at every tensor's gradient: half of the draws go by where it was."""
         if moved.blocks.whole or self._rows % _WEIGHED_EVERY:
             return
-        energies = squares(plain([optimizer for ref in self._stepped if (optimizer := ref()) is not None]))
+        energies = squares(plain(self.steppers.last()))
         if energies is not None:
             self._site.pending.read(energies, self._drawer.plan.weigh)
 
@@ -303,6 +300,9 @@ class FirstLaw(Tap):
         if step is None:
             return
         if step.displacement is not None:
+            hooked_s = step.displacement.spent_s
+            step.cost_s += hooked_s
+            self.unclocked_s += hooked_s
             step.displacement.release()
         if self._owned is not None:
             self._owned.release(self.name)

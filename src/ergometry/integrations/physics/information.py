@@ -24,7 +24,7 @@ from ergometry.core.series import INFORMATION
 from ergometry.integrations.physics.owned_loss import BatchTape
 from ergometry.integrations.physics.probe import Probe
 from ergometry.integrations.physics.scores import Scores
-from ergometry.integrations.physics.tap import Site, Tap
+from ergometry.integrations.physics.tap import Pace, Site, Tap
 from ergometry.landscape.fisher import Factor, fisher
 from ergometry.landscape.information import METHODS, Effort, information, information_by_group
 from ergometry.landscape.point import LandscapeError, Reading
@@ -123,6 +123,18 @@ class Information(Tap):
         self._why = "" if site.full else "needs level full"
 
     # While training
+
+    def due(self, pace: Pace) -> bool:
+        """Say whether steps are to be told of: at level full all are."""
+        return self._site.full
+
+    def next_s(self, pace: Pace) -> float:
+        """Return when the next step is to be told of: at level light none is."""
+        return 0.0 if self._site.full else math.inf
+
+    def step_begin(self, step: int, step_s: float) -> None:
+        """Have a probe recorded."""
+        self._probe.want()
 
     def forward_begin(self, module: Any, args: Any, kwargs: Any) -> None:
         """Take note of the modules, and of the parameters before the first step."""

@@ -7,6 +7,7 @@ generator of our own; of each, the logits of those two looks are kept, in the mo
 
 from __future__ import annotations
 
+import math
 import random
 import sys
 import time
@@ -20,10 +21,10 @@ from ergometry.core.series import LENGTH
 from ergometry.integrations.physics.apart import apart
 from ergometry.integrations.physics.probe import Probe
 from ergometry.integrations.physics.scores import Scores
-from ergometry.integrations.physics.tap import Cadence, Site, Tap
+from ergometry.integrations.physics.tap import Cadence, Pace, Site, Tap, cadence_of
 
 PREDICTIONS = 1024
-_SHARE, _FULL_SHARE = 0.005, 0.02
+_SHARE, _FULL_SHARE = 0.003, 0.02
 _ROOM, _FLOOR_BYTES = 0.02, 4 << 20
 
 
@@ -101,15 +102,14 @@ class Length(Tap):
     def __init__(self, site: Site, tapes: Any) -> None:
         """Look at the user's probe batch where there is one, else at a training step's."""
         self._site = site
-        self.cadence: Cadence = Cadence(_FULL_SHARE if site.full else _SHARE, site.every)
+        self.cadence: Cadence = cadence_of(site, _SHARE, _FULL_SHARE, guess_steps=1.0, ready_s=0.004)
         self._probe = Probe(site, tapes)
         self._path: Path | None = None
         self._scores = Scores()
         self._why = "no training step with a probe batch was seen"
         self._step = -1
         self._step_s = 0.0
-        self._due = False
-        self._cost_s = 0.0
+        self._due = self._asked = False
         self.not_finite = 0
         """Looks that were not finite, and passed over."""
 
@@ -128,10 +128,26 @@ class Length(Tap):
 
     # Looks
 
+    def due(self, pace: Pace) -> bool:
+        """Say whether to look in this step."""
+        return self._scores.known is not False and self.cadence.due(pace)
+
+    def next_s(self, pace: Pace) -> float:
+        """Return when the next look is due; never where the outputs are no class scores."""
+        return math.inf if self._scores.known is False else self.cadence.next_s(pace)
+
+    @property
+    def refuses(self) -> bool:
+        """Whether the outputs are no class scores."""
+        return self._scores.known is False
+
     def step_begin(self, step: int, step_s: float) -> None:
-        """Settle whether to look in this step."""
-        self._step_s = step_s
-        self._due = self._scores.known is not False and self.cadence.due(step_s)
+        """Look in this step; have a probe batch recorded if there is none."""
+        self._step_s, self._due, self._asked = step_s, True, self._probe.want()
+
+    def step_end(self) -> None:
+        """Look no more in this step."""
+        self._due = False
 
     def optimizer_begin(self, optimizer: Any, *, closure: bool) -> None:
         """Look before the step's first optimizer moves the parameters."""
@@ -141,7 +157,9 @@ class Length(Tap):
 
     def finish(self) -> None:
         """Look at where the parameters came to rest."""
-        if self._path is not None and self._site.machine.steps > self._step:
+        looks = self._path is not None and self._site.machine.steps > self._step
+        fixed = self.cadence.every is not None
+        if looks and (fixed or self._site.affords(self.cadence.price_s(self._step_s))):
             self._look(self._site.machine.steps)
         self._site.pending.drain()
 
@@ -157,6 +175,8 @@ class Length(Tap):
         self._step = step
         now_s = self._site.now()
         cost_s = time.perf_counter() - began
+        if self._asked:
+            cost_s, self._asked = cost_s + self._probe.cost_s, False
         if logits.device.type != "cpu":
             cost_s = max(cost_s, self._step_s / 3)  # a forward's part of a step: the device's time is not waited for
         self.cadence.spent(cost_s)

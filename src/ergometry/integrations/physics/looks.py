@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,6 +43,19 @@ class Window:
         each = [weighed_squares(self.blocks, g, self.weights) for g in (one, other)]
         middle = weighed_squares(self.blocks, 0.5 * (one + other), self.weights)
         return torch.cat((0.5 * (each[0] + each[1]), middle))
+
+    def gradient(self, loss: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """Return (sampled,) of the gradient of a loss, which is evaluated here."""
+        tensors = self.blocks.tensors()
+        with torch.enable_grad():
+            found = torch.autograd.grad(loss(), list(tensors.values()), allow_unused=True)
+        by_number = dict(zip(tensors, found, strict=True))
+
+        def part(i: int, p: torch.Tensor, at: slice) -> torch.Tensor:
+            g = by_number[i]
+            return torch.zeros_like(p).reshape(-1)[at] if g is None else g.reshape(-1)[at]
+
+        return self.blocks.gather(part)
 
 
 @dataclass

@@ -40,9 +40,9 @@ from ergometry.integrations.physics.looks import (
 )
 from ergometry.integrations.physics.owned_loss import OwnedLoss
 from ergometry.integrations.physics.preconditioner import Preconditioner
-from ergometry.integrations.physics.tap import Cadence, Site, Tap
+from ergometry.integrations.physics.tap import Cadence, Site, Tap, cadence_of
 
-_SHARE, _FULL_SHARE = 0.005, 0.02
+_SHARE, _FULL_SHARE = 0.004, 0.02
 _COVERED = 0.5  # of the parameters, in layers that can be read, for these to stand for the model
 _WEIGHED_EVERY = 16  # windows from one look at every tensor's gradient to the next: it says where to draw blocks
 
@@ -54,11 +54,9 @@ class Noise(Tap):
 
     def __init__(self, site: Site) -> None:
         self._site = site
-        self.cadence: Cadence = Cadence(_FULL_SHARE if site.full else _SHARE, site.every)
+        self.cadence: Cadence = cadence_of(site, _SHARE, _FULL_SHARE, guess_steps=1.0, ready_s=0.005)
         self._drawer = Drawer(0x0E3)
         self._owned = site.loss if isinstance(site.loss, OwnedLoss) else None
-        self._stepped: list[weakref.ref[Any]] = []  # optimizers of the step before
-        self._stepping: list[weakref.ref[Any]] = []  # and of this one, so far
         self._window: Window | None = None
         self._step: Step | None = None
         self._windows = 0
@@ -84,22 +82,25 @@ class Noise(Tap):
 
     # A step's beginning
 
+    @property
+    def again(self) -> bool:
+        """Whether a look goes on in the next step."""
+        return self._window is not None
+
     def step_begin(self, step: int, step_s: float) -> None:
-        """Settle whether to look at this step, and have its gradients read if so."""
+        """Have this step's gradients read, once it is known of which parameters."""
+        self._step_s = step_s
+        if self.steppers.last():
+            with self._paid():
+                self._arm()
+
+    def step_end(self) -> None:
+        """Give up a step that no optimizer ended."""
         if self._step is not None:
             self._lose("the step had no optimizer step")
-        self._stepped, self._stepping = self._stepping, []
-        self._step_s, due = step_s, self.cadence.due(step_s)
-        if not (due or self._window) or not self._stepped:
-            return
-        with self._paid():
-            self._arm()
-
-    def _optimizers(self) -> list[Any]:
-        return [optimizer for ref in self._stepped if (optimizer := ref()) is not None]
 
     def _arm(self) -> None:
-        optimizers = self._optimizers()
+        optimizers = self.steppers.last()
         if self._window is None:
             blocks = self._drawer.draw(plain(optimizers))
             if blocks is None:
@@ -130,7 +131,7 @@ class Noise(Tap):
             if step.layers is None and self._reads_layers(module):
                 examples, _ = batch_size(args, kwargs, Inference())
                 if examples > 1:
-                    step.layers = Layers(examples, Preconditioner(self._optimizers()), self._drawer.stream)
+                    step.layers = Layers(examples, Preconditioner(self.steppers.last()), self._drawer.stream)
             if step.layers is not None:
                 step.layers.watch(module)
 
@@ -185,15 +186,13 @@ class Noise(Tap):
 
     def optimizer_begin(self, optimizer: Any, *, closure: bool) -> None:
         """Settle what the step's gradients tell: they are whole, and the parameters have not moved."""
-        if all(ref() is not optimizer for ref in self._stepping):
-            self._stepping.append(weakref.ref(optimizer))
         if self._step is None:
             return
         with self._paid():
             self._count()
             if closure:
                 self._lose("a closure evaluates its gradients at several parameters within one step")
-            elif all(ref() is not optimizer for ref in self._stepped):
+            elif all(other is not optimizer for other in self.steppers.last()):
                 self._lose("optimizers take turns: the gradients are of another's loss")
             elif self._step.batches.total is None:
                 self._lose("no backward was seen")
@@ -242,20 +241,8 @@ class Noise(Tap):
         window = self._window
         if not halves or window is None:
             return False
-        tensors = window.blocks.tensors()
-        found = []
-        for half in halves:
-            with torch.enable_grad():
-                grads = torch.autograd.grad(half.loss(), list(tensors.values()), allow_unused=True)
-            by_number = dict(zip(tensors, grads, strict=True))
-
-            def part(i: int, p: torch.Tensor, at: slice, by_number: dict[int, Any] = by_number) -> torch.Tensor:
-                g = by_number[i]
-                return torch.zeros_like(p).reshape(-1)[at] if g is None else g.reshape(-1)[at]
-
-            found.append(window.blocks.gather(part))
         size = halves[0].examples
-        self._write(HALVES, (size, 2 * size), window.pair(*found))
+        self._write(HALVES, (size, 2 * size), window.pair(*(window.gradient(half.loss) for half in halves)))
         return True
 
     def _halves_of_layers(self, examples: float) -> bool:
@@ -352,7 +339,7 @@ class Noise(Tap):
         """Now and then, see where the gradient is: half of the blocks are drawn by that."""
         if window.blocks.whole or self._windows % _WEIGHED_EVERY or window.first is not None:
             return
-        energies = squares(plain(self._optimizers()))
+        energies = squares(plain(self.steppers.last()))
         if energies is not None:
             self._site.pending.read(energies, self._drawer.plan.weigh)
 
@@ -379,10 +366,12 @@ class Noise(Tap):
     def _disarm(self) -> None:
         if self._step is not None:
             self._step.increments.remove()
-            self._cost_s += self._step.increments.spent_s
+            hooked_s = self._step.increments.spent_s
             if self._step.layers is not None:
                 self._step.layers.leave()
-                self._cost_s += self._step.layers.spent_s
+                hooked_s += self._step.layers.spent_s
+            self._cost_s += hooked_s
+            self.unclocked_s += hooked_s
             self._step = None
         if self._owned is not None:
             self._owned.release(self.name)

@@ -21,6 +21,16 @@ class Probe:
         self.what = "one training batch, in the mode of its step"
         self.why = "no training step was seen yet"
 
+    def want(self) -> bool:
+        """Ask for a step's tape to be kept, if that is what is needed; say whether the step is recorded for it."""
+        given = self._owned is not None and self._site.probe is not None
+        return self.tape is None and not given and bool(self._tapes.want_probe())
+
+    @property
+    def cost_s(self) -> float:
+        """Seconds that recording this step has cost."""
+        return float(self._tapes.cost_s)
+
     def find(self) -> Any:
         """Return the tape, None where there is none (yet)."""
         if self.tape is None:

@@ -37,7 +37,10 @@ _REMEDY = "give erg.record a loss function and a probe batch"
 
 
 class Tapes(Tap):
-    """The tapes of the step under way (``current``, one per backward), and one kept for the run (``probe``)."""
+    """The tapes of the step under way (``current``, one per backward), and one kept for the run (``probe``).
+
+    The first tape that is made is kept, whoever asked for it.
+    """
 
     name = "tapes"
 
@@ -70,6 +73,12 @@ class Tapes(Tap):
     def want(self, step: int) -> None:
         """Ask for the tapes of a step, before its first forward: in ``step_begin``."""
         self._wanted = True
+
+    def want_probe(self) -> bool:
+        """Ask for a tape to keep, if there is none and one may still be made; say whether it is recorded."""
+        asked = self.probe is None and self._attempts < _ATTEMPTS
+        self._wanted = self._wanted or asked
+        return asked
 
     # Around the script's own code
 
@@ -128,10 +137,14 @@ class Tapes(Tap):
     # Events
 
     def step_begin(self, step: int, step_s: float) -> None:
-        """Let go of the last step's tapes."""
+        """Begin a step that a tap may want the tapes of."""
+        self.step_end()
+        self.cost_s, self.why_not = 0.0, ""
+
+    def step_end(self) -> None:
+        """Let go of the step's tapes."""
         self.drop()
-        self.current, self.cost_s, self.why_not = [], 0.0, ""
-        self._wanted = self.probe is None and self._attempts < _ATTEMPTS
+        self.current, self._wanted = [], False
 
     def forward_begin(self, module: Any, args: Any, kwargs: Any) -> None:
         """Begin a recording, or go on with the one that this forward belongs to."""
@@ -161,14 +174,18 @@ class Tapes(Tap):
         usual_s = self._forward_s.get(id(module), took_s)
         recording = begun[3]
         if recording is None:
-            if len(self._forward_s) >= _MODULES:
-                self._forward_s.clear()
-            self._forward_s[id(module)] = min(took_s, 1.05 * usual_s)
+            self.usual(module, took_s)
         elif recording is self._recording:
             # Dispatching through Python costs more than taking notes: the forward takes longer than it does otherwise.
             self._spent(max(took_s - usual_s - (recording.own_s - begun[2]), 0.0))
             logits = logits_of(out)
             self._out = None if logits is None else recording.slot(logits)
+
+    def usual(self, module: Any, took_s: float) -> None:
+        """Take note of what a forward takes that is not recorded."""
+        if len(self._forward_s) >= _MODULES and id(module) not in self._forward_s:
+            self._forward_s.clear()
+        self._forward_s[id(module)] = min(took_s, 1.05 * self._forward_s.get(id(module), took_s))
 
     def _spent(self, seconds: float) -> None:
         self.recorded_s += seconds

@@ -39,6 +39,7 @@ def conduct(tracer: Tracer, *, level: str, every: int | None, loss: Callable[...
         pending=pending,
         machine=tracer.machine,
         now=tracer.now,
+        schedule=tracer.optimizers.schedules.of,
         meta=client.meta,
         notice=client.notice,
         level=level,
@@ -47,7 +48,16 @@ def conduct(tracer: Tracer, *, level: str, every: int | None, loss: Callable[...
         probe=probe,
         dataset=tracer.loaders.drawn_from,
         loss_scale=lambda tensors: tracer.physics.loss_scale(tensors),
+        affords=lambda seconds: tracer.physics.affords(seconds),
     )
     tapes = Tapes(site)
     taps = [make(site, tapes) for _, make in TAPS]
-    return Conductor(taps, meta=client.meta, notice=client.notice, level=level, tapes=tapes, pending=pending)
+    return Conductor(
+        taps,
+        meta=client.meta,
+        notice=client.notice,
+        level=level,
+        tapes=tapes,
+        pending=pending,
+        beside_s=lambda: tracer.optimizers.ledger_s,
+    )
