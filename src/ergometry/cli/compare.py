@@ -10,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from ergometry.core.errors import UsageError
+
 
 class Format(StrEnum):
     """How the comparison is written."""
@@ -36,5 +38,9 @@ def compare(
 
     folder = store or default_store()
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 80
-    loaded = [load(resolve(run, folder)) for run in runs]
+    loaded = [load(path) for path in dict.fromkeys(resolve(run, folder) for run in runs)]
+    if len(loaded) == 1 < len(runs):
+        raise UsageError(
+            expected="two runs or more", got=f"{loaded[0].id} alone, named {len(runs)} times", remedy="see erg ls"
+        )
     typer.echo(comparison.compare(loaded, format, width=width), nl=False)

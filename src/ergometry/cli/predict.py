@@ -101,8 +101,10 @@ def _begun(what: list[str], probe: str, store: Path) -> Run:
 
     if what[0].endswith(".py") or Path(what[0]).is_file():
         seconds = parse(probe, "s", "a probe")
-        if not seconds >= 1:
+        if not 1 <= seconds < math.inf:
             raise UsageError(expected="a probe of 1 s or more", got=probe, remedy="a minute tells most")
+        if not Path(what[0]).is_file():
+            raise UsageError(expected="a script", got=f"no file {what[0]}", remedy="check the path")
         return load(_probe(what, seconds, store))
     if len(what) > 1:
         raise UsageError(expected="one run, or a script", got=" ".join(what), remedy="a script's name ends in .py")
@@ -124,8 +126,19 @@ def _probe(words: list[str], seconds: float, store: Path) -> Path:
     from ergometry.store.catalog import list_runs
 
     before = {run.path for run in list_runs(store)} if store.is_dir() else set()
-    command = [sys.executable, "-m", "ergometry", "run", "--quiet", "--name", "probe", "--store", str(store), *words]
-    child = subprocess.Popen(command, stdout=sys.stderr)
+    command = [
+        sys.executable,
+        "-m",
+        "ergometry",
+        "run",
+        "--as-probe",
+        "--quiet",
+        "--name",
+        "probe",
+        "--store",
+        str(store),
+    ]
+    child = subprocess.Popen([*command, *words], stdout=sys.stderr)
     begun, ends = time.monotonic(), math.inf
     while child.poll() is None and time.monotonic() < ends:
         if ends == math.inf and (_steps(_new(store, before)) or time.monotonic() > begun + _START_S):

@@ -28,6 +28,7 @@ Physics = Annotated[
 Every = Annotated[
     int | None, typer.Option("--physics-every", help="Steps from one sample of it to the next (default: by cost).")
 ]
+Probe = Annotated[bool, typer.Option("--as-probe", hidden=True, help="An interruption shows no traceback.")]
 
 _MAX_HZ = 10.0
 _LEVELS = ("off", "light", "full")
@@ -47,6 +48,7 @@ def run(
     classes: Classes = None,
     physics: Physics = "light",
     physics_every: Every = None,
+    probe: Probe = False,
 ) -> None:
     """Run an unmodified training script with measuring on; the exit status is the script's own.
 
@@ -84,6 +86,7 @@ def run(
         "classes": classes,
         "physics": physics,
         "physics_every": physics_every,
+        "probe": probe,
     }
     replace_process(config, words)
 

@@ -43,7 +43,8 @@ def caveats(
         remarks.append(f"the points scatter {costs.scatter:.0%} about the laws of a step: they are not of one kind")
     low, high = min(p.batch for p in points), max(p.batch for p in points)
     if any(setting.batch < low or setting.batch > high for setting in settings):
-        remarks.append(f"the batch size lies outside of those measured, {low:g} to {high:g}: try it before trusting it")
+        seen = f"those measured, {low:g} to {high:g}" if high > low else f"what was measured, {low:g} alone"
+        remarks.append(f"the batch size lies outside of {seen}: try it before trusting it")
     if critical_batch.factor > 2.0:
         remarks.append(
             f"B_c is known within a factor {critical_batch.factor:.2g} only ({critical_batch.source}): "

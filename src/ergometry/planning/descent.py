@@ -21,6 +21,7 @@ Array = npt.NDArray[np.float64]
 LEAST_LOSSES = 8
 _RESAMPLES = 48
 _RISEN = 0.5
+_LAST = 3
 
 
 @dataclass(frozen=True)
@@ -83,11 +84,29 @@ def descent(loss: Array) -> Descent | None:
     steps = np.flatnonzero(finite).astype(np.float64) + 1.0
     at, mean, error = stretches(steps, loss[finite])
     corners, level = _falling(at, mean, error)
-    lost = not np.any(finite[-max(len(loss) // 20, 1) :])
+    return Descent(at, mean, error, corners, level, _lost(loss) or _risen(loss[finite], mean, error))
+
+
+def _lost(loss: Array) -> bool:
+    """Say whether the losses ended as no number: none is known of the last twentieth, or the last few were infinite."""
+    known = loss[~np.isnan(loss)]
+    return not np.any(np.isfinite(loss[-max(len(loss) // 20, 1) :])) or not np.any(np.isfinite(known[-_LAST:]))
+
+
+def _risen(values: Array, mean: Array, error: Array) -> bool:
+    """Say whether the losses ended higher than half of what they had come down.
+
+    By the last stretch, or by the median of the last twentieth: what explodes there makes its own error.
+    """
     best = int(np.argmin(mean))
     came_down = float(mean[0] - mean[best])
-    risen = mean[-1] - mean[best] > max(_RISEN * came_down, 4.0 * math.hypot(error[-1], error[best]))
-    return Descent(at, mean, error, corners, level, bool(lost or risen))
+    last = values[-max(len(values) // 20, _LAST) :]
+    noise = float(np.median(np.abs(np.diff(values)))) / (0.6745 * math.sqrt(2))
+    ends = (
+        (float(mean[-1]), float(error[-1])),
+        (float(np.median(last)), 1.2533 * noise / math.sqrt(len(last))),
+    )
+    return any(end - mean[best] > max(_RISEN * came_down, 4.0 * math.hypot(e, error[best])) for end, e in ends)
 
 
 def _falling(at: Array, mean: Array, error: Array) -> tuple[Array, Array]:

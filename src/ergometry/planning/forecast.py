@@ -124,8 +124,9 @@ def _correlated(x: Array) -> float:
 def _resampled_means(regime: Array, generator: np.random.Generator) -> tuple[Array, float]:
     """Return draws of the regime's mean by blocks resampled whole, and the scatter of one value beyond it.
 
-    Blocks are of n^(1/3) values and more where neighbours are alike; the draws' spread is widened by √(n/(n−k)), k
-    blocks, since few blocks understate it.
+    Blocks are of n^(1/3) values and more where neighbours are alike. Few blocks understate the spread of their mean,
+    and what they say of it is itself uncertain: with k blocks the draws are widened by √(k/(k−1)) and have Student's
+    tails of k − 1 degrees of freedom.
     """
     n = len(regime)
     length = min(max(round(n ** (1 / 3) * _correlated(regime) ** 0.5), 1), n // 2)
@@ -133,7 +134,8 @@ def _resampled_means(regime: Array, generator: np.random.Generator) -> tuple[Arr
     first = generator.integers(0, n, (_RESAMPLES, blocks))
     index = (first[..., None] + np.arange(length)) % n  # circular, so that every value counts alike
     means = regime[index.reshape(_RESAMPLES, -1)[:, :n]].mean(1)
-    widened = math.sqrt(blocks / max(blocks - 1, 1))
+    freedom = max(blocks - 1, 1)
+    widened = np.sqrt(blocks / generator.chisquare(freedom, _RESAMPLES))  # √(k/(k−1)) · √((k−1)/χ²)
     centre = float(regime.mean())
     scatter = float(np.std(regime, ddof=1)) * math.sqrt(_correlated(regime))
     return centre + (means - centre) * widened, scatter

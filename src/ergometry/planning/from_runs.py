@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -230,7 +230,7 @@ def rate_of(
     limit = readings.curvature.limit.value
     if limit is not None and limit > 0:
         limit = max([limit, *(1.01 * rate for other in others if (rate := _trained_at(other)) is not None)])
-    return rescaled(
+    found = rescaled(
         own,
         size,
         batch,
@@ -238,6 +238,14 @@ def rate_of(
         b_noise=readings.noise.b_noise.value,
         limit=limit if limit is not None and limit > 0 else None,
     )
+    return replace(found, several=_several_rates(run))
+
+
+def _several_rates(run: Run) -> bool:
+    """Say whether a run's optimizers or their groups began at rates of their own."""
+    rates = run.table(series.LEARNING_RATES)
+    _, first = np.unique(np.column_stack([rates["optimizer"], rates["group"]]), axis=0, return_index=True)
+    return len(np.unique(rates["lr"][first])) > 1
 
 
 def _trained_at(run: Run) -> float | None:

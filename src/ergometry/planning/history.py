@@ -92,6 +92,7 @@ def read_history(runs: Sequence[Run], target_loss: float | None = None, elsewher
     law, members = _law(trained, target_loss, prior)
     batch = _commonest(runs[0])[0]
     base, words = _base(runs[0], target_loss)
+    remarks += _doubts(runs[0], target_loss)
     generator = np.random.default_rng(0)
     if law is None:
         critical_batch = prior or Belief.of(
@@ -112,6 +113,43 @@ def read_history(runs: Sequence[Run], target_loss: float | None = None, elsewher
         )
     steps = base * np.exp(scatter * generator.normal(size=DRAWS) - off)
     return History(critical_batch, Goal(batch, steps, words, critical), tuple(remarks))
+
+
+def _doubts(run: Run, target_loss: float | None) -> list[str]:
+    """Say where the first run's loss is no goal, or may be none."""
+    found, remarks = descent(loss_by_step(run)), []
+    if target_loss is None and (found is None or not _came_down(found, loss_by_step(run))):
+        remarks.append(
+            f"the loss of {run.id} has not come down by more than it scatters: what it reached tells nothing; name a "
+            "--target-loss, or record a longer run"
+        )
+    optimizers, backwards = joint_losses(run)
+    if optimizers > 1:
+        remarks.append(
+            f"{optimizers} optimizers and {backwards} backward passes a step: the loss is the sum of what these began "
+            "at, which is a goal for parts of one loss, as under accumulation, and none where they are of different "
+            "models or pull against each other, as a GAN's"
+        )
+    return remarks
+
+
+def _came_down(found: Descent, loss: Array) -> bool:
+    """Say whether the last third is below the first by more than chance, or the end far below the beginning."""
+    values = loss[np.isfinite(loss)]
+    third = max(len(values) // 3, 1)
+    fell = float(values[:third].mean() - values[-third:].mean())
+    by_chance = math.sqrt(float(np.mean(np.diff(values) ** 2)) / third)
+    ends = math.hypot(float(found.error[0]), float(found.error[-1]))
+    return fell > 2.0 * by_chance or found.first - float(found.level[-1]) > 6.0 * ends
+
+
+def joint_losses(run: Run) -> tuple[int, int]:
+    """Return how many optimizers step together, and how many backward passes a step has; (1, 1) where either is one."""
+    optimizers = len(np.unique(run.table(series.LEARNING_RATES)["optimizer"]))
+    backwards = run.table(series.STEPS)["backwards"]
+    backwards = backwards[np.isfinite(backwards)]
+    each = round(float(np.median(backwards))) if len(backwards) else 1
+    return (optimizers, each) if optimizers > 1 and each > 1 else (1, 1)
 
 
 def critical_of(runs: Sequence[Run]) -> Belief | None:
@@ -154,9 +192,11 @@ def settled(run: Run) -> Array:
 
 
 def loss_by_step(run: Run) -> Array:
-    """Return the loss of every training step in order, NaN where it is not known."""
-    steps = run.table(series.STEPS)["step"]
-    return values_at(steps, run.table(series.LOSSES), "loss")
+    """Return the loss of every training step in order: NaN where it is not known, infinite where it was no number."""
+    steps, losses = run.table(series.STEPS)["step"], run.table(series.LOSSES)
+    found = values_at(steps, losses, "loss")
+    told = np.isin(steps, losses["step"])
+    return np.where(told & np.isnan(found), np.inf, found)
 
 
 def _commonest(run: Run) -> tuple[float, float]:
@@ -245,7 +285,7 @@ def _base(run: Run, target: float | None) -> tuple[Array, str]:
         if found is not None and found.diverged:
             raise UsageError(
                 expected="a first run that trained",
-                got=f"{run.id}, whose loss diverged",
+                got=f"{run.id}, whose loss diverged" + _of_several(run),
                 remedy="name another first, or --target-loss",
             )
         return np.full(DRAWS, float(len(loss))), f"what {run.id} reached in its {len(loss)} steps"
@@ -264,6 +304,13 @@ def _base(run: Run, target: float | None) -> tuple[Array, str]:
         return steps * np.exp(spread), f"{words}, which {run.id} reached at step {round(steps)}"
     if found is not None and found.diverged:
         raise UsageError(
-            expected=f"{words} within reach", got=f"{run.id}, whose loss diverged", remedy="name another run first"
+            expected=f"{words} within reach",
+            got=f"{run.id}, whose loss diverged" + _of_several(run),
+            remedy="name another run first",
         )
     return np.resize(fit_curve(loss).steps_to(target), DRAWS), f"{words}, extrapolated from {len(loss)} steps"
+
+
+def _of_several(run: Run) -> str:
+    optimizers, backwards = joint_losses(run)
+    return f" (a sum over {backwards} backward passes of {optimizers} optimizers a step)" if optimizers > 1 else ""

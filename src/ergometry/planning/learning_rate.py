@@ -17,17 +17,22 @@ OF_SGD = frozenset({"sgd", "asgd"})
 """Optimizers whose step grows with the gradient's scale."""
 
 
+SEARCHING = frozenset({"lbfgs"})
+"""Optimizers that build a direction from the differences of gradients of one and the same batch."""
+
+
 @dataclass(frozen=True)
 class LearningRate:
     """A learning rate for a new batch size.
 
     Attributes:
         value: what to set.
-        rule: ``linear``, ``square root`` or ``noise scale``.
+        rule: ``linear``, ``square root`` or ``noise scale``; ``unchanged`` where no rule is known to hold.
         others: what the other rules give.
         limit: the stability limit; None where the curvature is not known.
         remark: what holds it, or what to know.
         scale: ``value`` over the rate gone on from.
+        several: the run's groups or optimizers have rates of their own: each is to be scaled, and ``value`` is none's.
     """
 
     value: float
@@ -36,6 +41,7 @@ class LearningRate:
     limit: float | None
     remark: str = ""
     scale: float = 1.0
+    several: bool = False
 
 
 def rescaled(
@@ -81,6 +87,11 @@ def rescaled(
     rules = {"linear": learning_rate * grown, "square root": learning_rate * math.sqrt(grown)}
     if b_noise is not None and b_noise > 0:
         rules["noise scale"] = learning_rate * (1 + b_noise / batch) / (1 + b_noise / new_batch)
+    if optimizer.lower() in SEARCHING:
+        remark = (
+            f"{optimizer} compares gradients of one batch: batches drawn anew mislead it, and no rule scales its rate"
+        )
+        return LearningRate(learning_rate, "unchanged", rules, limit, remark)
     adaptive = optimizer.lower().removeprefix("fused") in ADAPTIVE
     rule = "square root" if adaptive else "noise scale" if "noise scale" in rules else "linear"
     value, remark = rules[rule], ""

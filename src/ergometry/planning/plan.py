@@ -191,6 +191,19 @@ def plan(  # noqa: PLR0913 - what is known, what is wanted, what is allowed
     found = best(t, e, p, budget, energy_weight=weight, time_price_w=price)
     if isinstance(found, Infeasible):
         raise _infeasible(found, budget)
+
+    def spared(use: Mixture, weight: float, price: float) -> Array:
+        return _spared(costs, use, grid, points[0], goal.batch, critical, weight, price)
+
+    stay = _as_run(costs, grid, points[0], goal.batch)
+    if (
+        stay is not None
+        and tuple(found.shares) != (stay,)
+        and _within(t[stay], e[stay], p[stay], budget, t)
+        and Range.of(spared(found, weight, price), "").value <= 0
+    ):
+        found = Mixture({stay: 1.0}, float(t[stay]), float(e[stay]), found.binding)
+        remarks = [*remarks, "no other setting is more likely than not to cost less than the one measured: it is kept"]
     # Which batch size is best does not hang on how far the goal is, reached or not.
     fine = (
         grid
@@ -209,7 +222,7 @@ def plan(  # noqa: PLR0913 - what is known, what is wanted, what is allowed
         critical_batch=critical_batch,
         goal=goal,
         budget=budget,
-        saving=_saving(costs, found, grid, points[0], goal, critical),
+        saving=Range.of(spared(found, 1.0, 0.0), "") if np.any(np.isfinite(goal.steps)) else None,
         calibrated=split is not None,
         remarks=remarks,
     )
@@ -335,26 +348,40 @@ def _plan(  # noqa: PLR0913 - everything that the plan tells of
     )
 
 
-def _saving(
+def _spared(  # noqa: PLR0913 - two settings, and what they cost
     costs: StepCosts,
     found: Mixture,
     grid: Array,
     ran: OperatingPoint,
-    goal: Goal,
+    batch: float,
     critical: Array,
-) -> Range | None:
-    """Return the share of energy saved against the batch size and the limit that were run, by the same laws.
+    weight: float,
+    price: float,
+) -> Array:
+    """Return draws of the share of weight·energy + price·time saved against the batch size and the limit that were run.
 
-    How far the goal is and the meter's gain are in both, and cancel.
+    By the same laws: how far the goal is and the meter's gain are in both, and cancel.
     """
-    if not np.any(np.isfinite(goal.steps)):
-        return None
-    at = np.array([goal.batch])
-    before = costs.energy_j(at)[costs.limits_w.index(ran.power_limit_w), :, 0]
-    shape = ratio(grid, goal.batch, critical[:, None])
-    each = _rows(shape * costs.energy_j(grid))
+    at = np.array([batch])
+    before = weight * costs.energy_j(at) + price * costs.time_s(at)
+    each = _rows(ratio(grid, batch, critical[:, None]) * (weight * costs.energy_j(grid) + price * costs.time_s(grid)))
     after = np.sum([share * each[i] for i, share in found.shares.items()], axis=0)
-    return Range.of(1.0 - after / before, "")
+    return np.asarray(1.0 - after / before[costs.limits_w.index(ran.power_limit_w), :, 0])
+
+
+def _as_run(costs: StepCosts, grid: Array, ran: OperatingPoint, batch: float) -> int | None:
+    """Return which candidate is the batch size and the limit that were run; None where it is none."""
+    here = np.flatnonzero(grid == batch)
+    return int(costs.limits_w.index(ran.power_limit_w) * len(grid) + here[0]) if len(here) else None
+
+
+def _within(time_s: float, energy_j: float, power_w: float, budget: Budget, times_s: Array) -> bool:
+    """Say whether a candidate meets every budget at the medians."""
+    limits = budget.limits
+    if budget.slowdown is not None:
+        limits["slowdown"] = (1.0 + budget.slowdown) * float(np.min(times_s[np.isfinite(times_s)]))
+    found = {"energy": energy_j, "power": power_w, "time": time_s, "slowdown": time_s}
+    return all(found[name] <= limit for name, limit in limits.items())
 
 
 def _holds(times: Array, energies: Array, powers: Array, candidates: _Candidates, budget: Budget) -> dict[str, float]:

@@ -1,7 +1,8 @@
 """One power budget for several jobs: the cap of each that makes the sum of their relative speeds largest.
 
-Each job has measured points (cap, draw, speed). A job is charged what it draws, not its cap. One point of each job, with
-draws that fit the budget together: a multiple-choice knapsack, which an integer program solves with its own certificate.
+Each job has measured points (cap, draw, speed). A job is charged what it draws, not its cap. One point of each job,
+with draws that fit the budget together: a multiple-choice knapsack, which an integer program solves with its own
+certificate.
 """
 
 from __future__ import annotations

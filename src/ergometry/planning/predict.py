@@ -236,7 +236,10 @@ def remainder(run: Run, books: Accounts, steps: int) -> Remainder:
     why = seconds.why or joules.why
     if why:
         steady = size * max(done // size - max(seconds.steady_from, joules.steady_from), 0)
-        why = f"no forecast yet: its last {steady} steps go at a steady pace, and {LEAST * size} are needed"
+        why = (
+            f"no forecast yet: its last {steady} steps go at a steady pace, and {LEAST * size} are needed: "
+            "record a longer run, or probe longer"
+        )
         return Remainder(done, steps, None, None, None, None, why)
     # The meter's own gain is behind every joule, and no bootstrap sees it.
     total = books.total

@@ -133,6 +133,8 @@ _RATES = (
 def _notes(books: Sequence[Accounts]) -> list[str]:
     """Return what a reader must know before trusting a difference."""
     notes = [_SHARED_ERROR]
+    if any(book.loss[key].known for book in books for key in ("last", "best")):
+        notes.append("losses are those of single minibatches, which scatter: their differences tell little")
     first = set(books[0].by_domain)
     if any(set(book.by_domain) != first for book in books[1:]):
         notes.append("the runs were not metered in the same domains: their joules are not of the same parts")

@@ -107,7 +107,7 @@ def plan(  # noqa: PLR0913 - what is wanted, what is allowed
     """
     several = runs if isinstance(runs, Sequence) and not isinstance(runs, str) else [runs]
     folder = Path(store) if store is not None else default_store()
-    loaded = [run_of(run, folder) for run in several]
+    loaded = list({run.id: run for run in (run_of(one, folder) for one in several)}.values())  # named twice, it is one
     if not loaded:
         raise UsageError(expected="one run or more", got="none", remedy="record one with erg run")
     if critical_batch is None and grown != 1.0:
@@ -246,18 +246,28 @@ def plan_text(
     schedules: OverTime | None = None,
 ) -> str:
     """Return a plan for a terminal of 80 columns. Arguments as of :func:`plan_json`."""
-    lines = [f"To reach {plan.goal}:", ""]
+    lines = [_wrapped(f"To reach {plan.goal}:"), ""]
     for setting in plan.settings:
         cap = "" if setting.power_limit_w is None else f", power limit {setting.power_limit_w:g} W"
         part = "" if setting.share == 1.0 else f" for {percent(setting.share)} of the progress"
         lines.append(f"  batch size {setting.batch}{cap}{part}: {_range(setting.steps)}")
     if rate is not None:
-        lines.append(f"  learning rate {rate.value:.3g} ({rate.rule} rule)")
-        course = None if schedules is None else schedules.rate
-        if course is not None and not course.constant:
+        rule = "as in the run" if rate.scale == 1.0 else f"{rate.rule} rule"
+        if rate.several:
             lines.append(
-                f"    over the steps as in the run: from {course.rate[0]:.3g} to {course.rate[-1]:.3g}, "
-                f"{course.rate.max():.3g} at most"
+                f"  learning rate of each group times {rate.scale:.3g} ({rule})".replace(" times 1 (as", " (as")
+            )
+        else:
+            lines.append(f"  learning rate {rate.value:.3g} ({rule})")
+        course = None if schedules is None else schedules.rate
+        if course is not None and not course.constant and not rate.several:
+            lines.append(
+                f"    over the steps as in the run: from {course.rate[0]:.3g} to {course.rate[-1]:.3g}"
+                + (
+                    f", {course.rate.max():.3g} at most"
+                    if course.rate.max() > max(course.rate[0], course.rate[-1])
+                    else ""
+                )
             )
     lines += [
         "",
@@ -266,7 +276,11 @@ def plan_text(
         f"  power   {_range(plan.power)}, mean",
     ]
     if plan.saving is not None:
-        lines.append(f"  saves   {_share(plan.saving)} of the energy against going on as measured")
+        kept = plan.saving.low == plan.saving.high == 0.0
+        saved = (
+            "nothing: this is what was measured" if kept else f"{_share(plan.saving)} of the energy against going on"
+        )
+        lines.append(f"  saves   {saved}" + ("" if kept else " as measured"))
     low, high = plan.critical_batch.interval()
     lines += [
         "  (medians, and what holds nine times in ten)",
@@ -285,8 +299,8 @@ def plan_text(
     return "\n".join([*lines, *(_wrapped(f"note: {note}") for note in notes)])
 
 
-def _wrapped(line: str) -> str:
-    return textwrap.fill(line, 80, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+def _wrapped(line: str, columns: int = 80) -> str:
+    return textwrap.fill(line, columns, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
 def _schedules(found: OverTime) -> list[str]:
@@ -347,7 +361,10 @@ def _seed(equations: dict[str, Any] | None) -> list[str]:
     if not found:
         return []
     lines = ["the formulas as written would say:"]
-    lines += [f"  {name}: {quantity(q) if q.known else 'nothing: ' + q.why}" for name, q in found.items()]
+    lines += [
+        textwrap.indent(_wrapped(f"{name}: {quantity(q) if q.known else 'nothing: ' + q.why}", 78), "  ")
+        for name, q in found.items()
+    ]
     return [*lines, "  none of these is a batch size or a learning rate: see erg equations 6.1", ""]
 
 

@@ -152,7 +152,8 @@ def _tables(plan: Plan, rate: LearningRate | None, tree: dict[str, Any]) -> Tabl
         ]
     ]
     if rate is not None:
-        known.append(["learning rate", f"{rate.value:.3g}", f"{rate.rule} rule"])
+        value = f"each times {rate.scale:.3g}" if rate.several else f"{rate.value:.3g}"
+        known.append(["learning rate", value, "as in the run" if rate.scale == 1.0 else f"{rate.rule} rule"])
     if plan.saving is not None:
         known.append(["saves", _range(plan.saving), "of the energy, against going on as measured"])
     known += [[f"budget of {name}", percent(chance), "the chance that it holds"] for name, chance in plan.holds.items()]

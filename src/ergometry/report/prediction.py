@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
@@ -101,16 +103,18 @@ class Rest(Remainder):
     def __str__(self) -> str:
         head = f"{self.steps_done} of {self.steps} steps made"
         if self.energy is None or self.time is None or self.energy_left is None or self.time_left is None:
-            return f"{head}; {self.why}"
+            return textwrap.fill(f"{head}; {self.why}", 80)
         lines = [
             head,
-            f"  time    {_time(self.time)} in all, {_time(self.time_left)} left",
-            f"  energy  {self.energy} in all, {self.energy_left} left",
+            *_pair("  time    ", f"{_time(self.time)} in all", f"{_time(self.time_left)} left"),
+            *_pair("  energy  ", f"{self.energy} in all", f"{self.energy_left} left"),
         ]
+        low, high = (x / self.energy.value if self.energy.value else 1.0 for x in (self.energy.low, self.energy.high))
         if self.price is not None:
-            lines.append(f"  price   {self.price:.4g}")
+            lines.append(f"  price   {self.price:.4g} [{self.price * low:.4g}, {self.price * high:.4g}] in all")
         if self.carbon_g is not None:
-            lines.append(f"  carbon  {self.carbon_g / 1e3:.4g} kgCO₂")
+            kg = self.carbon_g / 1e3
+            lines.append(f"  carbon  {kg:.4g} kgCO₂ [{kg * low:.4g}, {kg * high:.4g}] in all")
         return "\n".join(
             [*lines, "  (medians, and what holds nine times in ten)", *(f"note: {note}" for note in self.notes)]
         )
@@ -233,7 +237,7 @@ def before(
     Raises:
         UsageError: the FLOP cannot be told from these, or the machine is not known, or a number makes no sense.
     """
-    if flops is not None and flops > 0 and parameters is None and tokens is None:
+    if flops is not None and 0 < flops < math.inf and parameters is None and tokens is None:
         flop = Rate(flops, FLOP_LOG_SD, "stated")
     elif flops is None and parameters is not None and tokens is not None:
         flop = training_flop(parameters, tokens)
@@ -266,6 +270,12 @@ def _machine(name: str | None, dtype: str) -> tuple[float, Rate]:
         got=f"calibrations of {', '.join(sorted(known))}" if known else "none",
         remedy="run erg calibrate, or name a machine such as H100",
     )
+
+
+def _pair(name: str, whole: str, left: str) -> list[str]:
+    """Return the whole and what is left on one line of 80 columns, or on two."""
+    line = f"{name}{whole}, {left}"
+    return [line] if len(line) <= 80 else [f"{name}{whole},", f"{' ' * len(name)}{left}"]
 
 
 def _time(x: Range) -> str:

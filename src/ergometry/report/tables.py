@@ -173,6 +173,8 @@ def _bought(book: Book) -> str:
     if loss["first"] is not None and loss["last"] is not None:
         moved = "fell" if loss["last"] < loss["first"] else "went"
         words += f", and the loss {moved} from {loss['first']:#.4g} to {loss['last']:#.4g}"
+    elif loss["first"] is not None:
+        words += f", and the loss began at {loss['first']:#.4g} and ended as no finite number"
     return words + "."
 
 

@@ -134,7 +134,8 @@ def _headline(book: Book) -> Table:
     table.add_column(overflow="fold")
     for name, estimate in tables.headline(book):
         table.add_row(name, Text(quantity(estimate), "bold" if name == "energy" else ""), _note(estimate))
-    table.add_row("loss", tables.loss_words(book), Text("single minibatches", "dim"))
+    best = book.accounts.loss["best"]
+    table.add_row("loss", tables.loss_words(book), Text("single minibatches" if best.known else best.why, "dim"))
     return table
 
 

@@ -66,8 +66,9 @@ def test_too_few_losses_tell_nothing() -> None:
 
 
 def test_a_loss_that_explodes_at_the_end_diverged_however_large_its_own_scatter() -> None:
-    loss = losses(0.02)
-    loss[-200:] *= np.geomspace(1.0, 1e30, 200)
+    steps = np.arange(700)
+    loss = 0.3 + 2.0 * np.exp(-steps / 100.0) + 0.05 * np.random.default_rng(0).normal(size=700)
+    loss[-60:] *= np.geomspace(1.0, 1e36, 60)
     found = descent(loss)
     assert found is not None
     assert found.diverged

@@ -240,6 +240,12 @@ def test_what_was_measured_is_not_kept_where_another_is_cheaper_or_a_budget_forb
     dear = plan([point(b) for b in (16, 64, 256)], CRITICAL, Goal(256, GOAL.steps, "a loss of 2"))
     assert dear.settings[0].batch < 256
     assert not any("it is kept" in remark for remark in dear.remarks)
-    free = untold(1)
-    assert free.settings[0].batch == 64
-    assert untold(1, budget=Budget(time=0.999 * free.time.value)).settings[0].batch != 64
+    best = Goal(80, GOAL.steps, "a loss of 2")
+    points = [point(b, limit) for b in (80, 16, 256) for limit in (150.0, 300.0)]
+    free = plan(points, CRITICAL, best)
+    assert [(one.batch, one.power_limit_w) for one in free.settings] == [(80, 150.0)]
+    for budget in (Budget(time=0.9 * free.time.value), Budget(slowdown=0.1)):
+        held = plan(points, CRITICAL, best, budget=budget)
+        assert held.time.value < 0.95 * free.time.value
+        assert held.saving is not None
+        assert held.saving.value < 0

@@ -296,7 +296,7 @@ def test_a_probe_that_is_interrupted_shows_no_traceback_and_any_other_run_shows_
     script = tmp_path / "train.py"
     script.write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nwhile True: pass\n")
     said = {}
-    for words in (("--probe",), ()):
+    for words in (("--as-probe",), ()):
         command = [
             sys.executable,
             "-m",
@@ -310,4 +310,4 @@ def test_a_probe_that_is_interrupted_shows_no_traceback_and_any_other_run_shows_
         ]
         said[words] = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False).stderr
     assert "KeyboardInterrupt" in said[()]
-    assert said[("--probe",)] == ""
+    assert said[("--as-probe",)] == ""

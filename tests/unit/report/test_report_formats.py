@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
 
+from ergometry.core import series
 from ergometry.core.errors import UsageError
+from ergometry.core.run import Table
 from ergometry.report import FORMATS, render, summary
 from support.odd_runs import ODD_RUNS, hostile, memory_and_core, modelled, wave
 from support.synthetic import synthetic_run
@@ -218,3 +222,15 @@ def test_a_story_says_what_was_spent_and_what_it_bought():
     told = " ".join(render(synthetic_run(power_w=wave), "text").split()).replace("\xa0", " ")
     assert "for 200 steps on 6 400 examples (409 600 tokens)" in told
     assert "the loss fell from 5.500 to 2.127" in told
+
+
+def test_a_loss_that_ended_as_no_number_or_was_never_seen_is_told_so():
+    run = synthetic_run(50)
+    rows = run.table(series.LOSSES).rows.copy()
+    rows[-5:, 2] = math.nan
+    for losses, said in (
+        (rows, "ended as no finite number"),
+        (rows[:0], "no loss was seen"),
+    ):
+        changed = replace(run, tables={**run.tables, "losses": Table(series.LOSSES.columns, losses)})
+        assert said in " ".join(render(changed, "text").split()), said
