@@ -141,7 +141,7 @@ def parse(text: str | float, unit: str, what: str = "a quantity") -> float:
             return float(found[1]) * (factor(found[2], unit) if found[2] else 1.0)
     except UnitMismatch:
         pass  # said below, with what was asked for
-    example = {"J": "20 kJ", "W": "250 W", "s": "2 h"}.get(unit, f"5 {unit}")
+    example = {"J": "20 kJ", "W": "250 W", "s": "2 h", "byte": "80 GB"}.get(unit, f"5 {unit}")
     raise UsageError(
         expected=f"{what} in {unit}, such as {example}", got=repr(text), remedy="give a number and its unit"
     )

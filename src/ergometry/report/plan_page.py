@@ -36,7 +36,12 @@ def html(
 
     figure, tree = front(plan), plan_json(plan, rate, equations, over)
     courses = [] if over is None else paired(schedules(plan, over, rate))
-    cards = [("Time", plan.time), ("Energy", plan.energy), ("Mean power", plan.power), ("Best batch", plan.best_batch)]
+    cards = [
+        ("Time", plan.time),
+        ("Energy", plan.energy),
+        ("Mean power", plan.power),
+        ("Best batch, by all that is known", plan.best_batch),
+    ]
     return (
         environment()
         .get_template("plan.html.j2")

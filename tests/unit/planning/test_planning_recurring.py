@@ -318,7 +318,7 @@ def test_an_attempt_whose_process_died_can_be_ended_or_forgotten() -> None:
     job.keep_going(1, 0)
     resumed = RecurringJob.from_json(job.to_json())
     resumed.end_attempt(1, False)
-    assert "0 runs have reached the target, 1 attempts have not" in resumed.explain()
+    assert "0 runs have reached the target, 1 attempt has not" in resumed.explain()
 
 
 @pytest.mark.parametrize(

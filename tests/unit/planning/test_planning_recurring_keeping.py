@@ -86,7 +86,7 @@ with keep(path, described()) as job:
             job.next_batch_size()
         job.end_attempt(job.running.epochs, reached=False)
         night(job)
-    assert "1 runs have reached the target, 1 attempts have not" in RecurringJob.load(path).explain()
+    assert "1 run has reached the target, 1 attempt has not" in RecurringJob.load(path).explain()
 
 
 def test_a_kill_in_the_middle_of_saving_leaves_the_state_before(tmp_path) -> None:
@@ -214,7 +214,7 @@ def test_the_worked_example_of_the_docs_runs_night_after_night(tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     for times in (1, 2, 3):
         runpy.run_path(str(script))
-        assert capsys.readouterr().out.startswith(f"{times} runs have reached the target")
+        assert capsys.readouterr().out.startswith(f"{times} run{' has' if times == 1 else 's have'} reached the target")
     job = RecurringJob.load(tmp_path / "nightly.json")
     assert job.running is None
     assert len({a.batch_size for a in job._attempts}) > 1

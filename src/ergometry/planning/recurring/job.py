@@ -360,7 +360,11 @@ class RecurringJob:
         times = np.exp(np.minimum(choice.expected_log_cost - choice.expected_log_cost[choice.best], 20.0))
         best, pick = choice.best, choice.pick
         reached = sum(a.reached for a in self._attempts)
-        lines = [f"{reached} runs have reached the target, {len(self._attempts) - reached} attempts have not."]
+        missed = len(self._attempts) - reached
+        lines = [
+            f"{reached} {'run has' if reached == 1 else 'runs have'} reached the target, "
+            f"{missed} {'attempt has' if missed == 1 else 'attempts have'} not."
+        ]
         if known.elsewhere:
             told = len(known.elsewhere.attempts)
             lines.append(f"{told} attempts were taken over, from elsewhere or from before the job was changed.")
