@@ -68,8 +68,6 @@ def read_information(run: Run) -> Estimate:
     if not len(coded.step):
         return _unknown(coded.why)
     gain = prequential_gain(coded.losses, coded.counts, coded.classes)
-    if coded.repeats and gain < 0:
-        return _unknown(f"needs a gain: an upper bound below zero bounds nothing ({NEGATIVE})")
     why = f"{NEGATIVE}; {coded.why}" if gain < 0 else coded.why
     stderr, provenance = (None, Provenance.ASSUMED) if coded.repeats else (0.0, Provenance.DERIVED)
     return Estimate(gain, stderr, "nat", provenance, METHOD, why)

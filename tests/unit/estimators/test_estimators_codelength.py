@@ -65,12 +65,6 @@ def test_without_a_loader_it_is_an_upper_bound_since_labels_may_repeat_and_it_sa
     assert found.why.startswith("an upper bound") and "DataLoader" in found.why
 
 
-def test_an_upper_bound_below_zero_is_none():
-    found = read_information(run_with(1.2 * math.log(CLASSES), loader_pass=0.0))
-    assert found.value is None
-    assert "bounds nothing" in found.why
-
-
 def test_a_negative_gain_says_what_it_means():
     found = read_information(run_with(1.2 * math.log(CLASSES)))
     assert found.value < 0 and found.why.startswith("negative: ") and "uniform code" in found.why
