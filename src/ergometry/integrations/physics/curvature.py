@@ -25,7 +25,7 @@ from ergometry.landscape.products import EXACT, Hessian, hessian
 from ergometry.landscape.restarted import LEAST, largest_by_restarts
 from ergometry.landscape.trace import few, quadratic_form, trace
 
-_SHARE, _FULL_SHARE = 0.005, 0.05
+_SHARE, _FULL_SHARE = 0.007, 0.05
 _AT_END = 0.02
 _STEPS_A_PRODUCT = 1.3
 """Training steps that a Hessian-vector product takes, until one was timed."""

@@ -26,7 +26,7 @@ from ergometry.integrations.physics.owned_loss import OwnedLoss
 from ergometry.integrations.physics.tap import Cadence, Site, Tap, cadence_of
 from ergometry.integrations.physics.tapes import Tapes
 
-_SHARE, _FULL_SHARE = 0.012, 0.1
+_SHARE, _FULL_SHARE = 0.01, 0.1
 _AGREES = 1e-2  # of |g|: how far a replay's gradient may be from what the backward brought
 _STRUCTURES = 64
 _WEIGHED_EVERY = 16  # sampled steps from one look at every tensor's gradient to the next: it says where to draw blocks
@@ -70,7 +70,7 @@ class FirstLaw(Tap):
     name = "first_law"
 
     def __init__(self, site: Site, tapes: Tapes) -> None:
-        """Sample as many steps as 1.2 % of the step time pays for (10 % at level full)."""
+        """Sample as many steps as 1 % of the step time pays for (10 % at level full)."""
         self._site, self._tapes = site, tapes
         self.cadence: Cadence = cadence_of(site, _SHARE, _FULL_SHARE, guess_steps=3.0, ready_s=0.006)
         self._owned = site.loss if isinstance(site.loss, OwnedLoss) else None
