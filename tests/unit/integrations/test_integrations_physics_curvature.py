@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend
 
 from ergometry.core.series import CURVATURE
 from ergometry.integrations.pending import Pending
-from ergometry.integrations.physics.curvature import Curvature, noise_of_parts
+from ergometry.integrations.physics.curvature import GONE, Curvature, noise_of_parts
 from ergometry.integrations.physics.owned_loss import OwnedLoss
 from ergometry.integrations.physics.tap import Pace, Site
 from ergometry.landscape.products import hessian
@@ -234,6 +234,16 @@ def test_a_run_too_short_to_save_up_has_one_look_at_its_end_if_that_is_cheap(now
         assert tap.why() == ""
     tap.finish()
     assert len(rows) == looks
+
+
+def test_a_model_that_the_script_has_let_go_of_is_not_looked_at_when_the_run_ends():
+    stand = Stand()
+    stand.probe.parameters = []  # its weak references are dead
+    tap, rows, _ = tapped(stand, now_s=1000.0)
+    begin(tap, 0)
+    tap.finish()
+    assert rows == []
+    assert tap.why() == GONE
 
 
 def test_at_level_full_it_asks_for_the_steps_own_tapes():

@@ -27,6 +27,7 @@ from ergometry.landscape.trace import few, quadratic_form, trace
 
 _SHARE, _FULL_SHARE = 0.007, 0.05
 _AT_END = 0.02
+GONE = "the run was too short to pay for a look before its end, and by then the script had let go of its model"
 _STEPS_A_PRODUCT = 1.3
 """Training steps that a Hessian-vector product takes, until one was timed."""
 _FAILURES = 3
@@ -152,6 +153,9 @@ class Curvature(Tap):
             good = [tape] if (tape := self._probe.find()) is not None else []
         if not good:
             self._why = self._probe.why
+            return
+        if not any(tape.parameters for tape in good):
+            self._why = GONE
             return
         began = time.perf_counter()
         try:
